@@ -17,7 +17,7 @@ namespace Postcopy.Uffd;
 /// Linux 4.3 or newer, x64 and arm64.
 /// </remarks>
 [DebuggerDisplay("{ToString(),nq}")]
-public sealed partial class UffdHandle : SafeHandle
+public sealed partial class UffdHandle : SafeHandle, IUffdKernel
 {
     private UffdFeatures _granted;
     private bool _negotiated;

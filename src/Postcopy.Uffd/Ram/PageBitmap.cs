@@ -174,6 +174,28 @@ public sealed unsafe partial class PageBitmap : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>Clears a range, and in <paramref name="other"/> the bits that were set here.</summary>
+    /// <returns>How many were set here.</returns>
+    internal long ClearRangeInto(long start, long count, PageBitmap other)
+    {
+        CheckRange(start, count);
+        long changed = 0;
+        for (long i = start, end = start + count; i < end;)
+        {
+            ulong mask = RangeMask(i, end, out long next);
+            ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
+            if (set != 0)
+            {
+                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
+                changed += BitOperations.PopCount(set);
+            }
+
+            i = next;
+        }
+
+        return changed;
+    }
+
     /// <summary>One word of the bitmap, for scans that combine two bitmaps. An acquire read.</summary>
     internal ulong LoadWord(long wordIndex) => Volatile.Read(ref _words[wordIndex]);
 
