@@ -22,8 +22,15 @@ internal sealed unsafe class EventFd : IDisposable
     internal void Set()
     {
         ulong one = 1;
-        // SAFETY: eight bytes on this stack. EAGAIN (counter full) needs nothing.
-        _ = Libc.write(_handle, &one, sizeof(ulong));
+        try
+        {
+            // SAFETY: eight bytes on this stack. EAGAIN (counter full) needs nothing.
+            _ = Libc.write(_handle, &one, sizeof(ulong));
+        }
+        catch (ObjectDisposedException)
+        {
+            // Nobody waits any more.
+        }
     }
 
     /// <summary>Waits for <see cref="Set"/> and takes all wake-ups given so far.</summary>
