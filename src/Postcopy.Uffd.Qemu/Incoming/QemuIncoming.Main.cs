@@ -93,7 +93,7 @@ public sealed partial class QemuIncoming
         return kind;
     }
 
-    private void WritePrecopy(QemuStreamReader reader, StreamRecordKind kind, ref byte[] delta)
+    private unsafe void WritePrecopy(QemuStreamReader reader, StreamRecordKind kind, ref byte[] delta)
     {
         RamBlock block = _blocks[reader.Block!.Index];
         long offset = reader.PageOffset;
@@ -114,13 +114,14 @@ public sealed partial class QemuIncoming
         _ = Interlocked.Increment(ref _pages);
         delta = delta.Length == 0 ? GC.AllocateUninitializedArray<byte>(TargetPage, pinned: true) : delta;
         block.Read(offset, delta);
-        if (!XbzrleDelta.TryApply(reader.Delta, delta))
+        // SAFETY: the delta lies in the reader's own buffer until the next record is read.
+        if (!XbzrleDelta.TryApply(new ReadOnlySpan<byte>((void*)reader.Data, reader.DataLength), delta))
         {
             throw new MigrationStreamException(reader.StreamOffset, "ram", "an XBZRLE delta inside a page", $"one that leaves it, for offset 0x{offset:x} of '{block.Name}'");
         }
 
-        block.Write(offset, delta);
-        _ = block.MarkReceivedPrecopy(offset);
+        // SAFETY: the array is pinned for good, and not guest memory.
+        _destination.Placer.WritePrecopy(block, offset, (nuint)System.Runtime.CompilerServices.Unsafe.AsPointer(ref delta[0]), TargetPage);
     }
 
     private void Discard(QemuStreamReader reader, DiscardCheck check)
