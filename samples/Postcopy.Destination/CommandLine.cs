@@ -1,0 +1,168 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
+using Postcopy.Uffd;
+
+namespace Postcopy.Destination;
+
+/// <summary>The command line: what there is, what is allowed, and what it means.</summary>
+internal sealed class CommandLine
+{
+    internal const int UsageError = 2;
+
+    private const int MostVcpus = 64;
+    private const long MostMemory = 1L << 40;
+
+    private readonly Option<int> _vcpus = Number("--vcpus", "N", 2, 0, MostVcpus, "Threads that touch guest memory in a random order while pages stream in; 0 for none");
+    private readonly Option<long> _memory = Parsed("--memory", "SIZE", "256M", "Memory of the embedded source's guest",
+        $"a size from 1M to {MostMemory >> 40}T, a multiple of the page size, such as 256M or 1G",
+        (string text, out long bytes) => Quantity.TryParse(text, out bytes) && bytes is >= 1 << 20 and <= MostMemory);
+
+    private readonly Option<string> _pageSize = Choice("--page-size", "4k", "Page size of the guest's memory; 2m needs --memory-kind hugetlb", "4k", "2m");
+    private readonly Option<string> _memoryKind = Choice("--memory-kind", "anonymous", "What backs the guest's memory", "anonymous", "memfd", "hugetlb");
+    private readonly Option<long> _seed = Parsed("--seed", "N", "1", "Seed of the content and of the order of touches", "a whole number",
+        static (string text, out long value) => long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out value));
+
+    private readonly Option<long> _bandwidth = Parsed("--bandwidth", "RATE", "20M", "Rate of the embedded source's background stream; 0 is without limit",
+        "bytes a second, such as 50MB/s, 20M or 0",
+        static (string text, out long rate) => Quantity.TryParse(text.EndsWith("/s", StringComparison.OrdinalIgnoreCase) ? text[..^2] : text, out rate));
+
+    private readonly Option<string> _report = Choice("--report", "text", "Form of the blocktime report", "text", "json");
+    private readonly Option<string?> _reportFile = new("--report-file") { HelpName = "PATH", Description = "Write the report there instead of to standard output" };
+    private readonly Option<string?> _hashFile = new("--hash-file") { HelpName = "PATH", Description = "Write one line 'SHA256  block-name' per RAM block there" };
+    private readonly Option<Endpoint?> _listen = new("--listen")
+    {
+        HelpName = "tcp:HOST:PORT|unix:PATH",
+        Description = "Wait for an outside source there instead of starting the embedded one",
+        CustomParser = ParseEndpoint,
+    };
+
+    private readonly Option<int> _timeout = Number("--timeout", "SECONDS", 300, 1, 86_400, "Give up after that long, and say what is missing");
+    private readonly Option<bool> _gcPressure = new("--gc-pressure") { Description = "Let a thread allocate and collect garbage without pause meanwhile" };
+
+    private delegate bool Parser<T>(string text, out T value);
+
+    /// <summary>The root command; <paramref name="run"/> is called with valid options.</summary>
+    internal RootCommand Build(Func<DestinationOptions, CancellationToken, Task<int>> run)
+    {
+        RootCommand root = new(
+            "Receives a virtual machine's memory by postcopy: touched pages are fetched on demand while the rest streams in. " +
+            "Without --listen it runs a complete migration from an embedded source in a second process and checks every page.")
+        {
+            _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _listen, _timeout, _gcPressure,
+        };
+        root.Validators.Add(ValidateTogether);
+        root.SetAction((parsed, cancellation) => run(Options(parsed), cancellation));
+        return root;
+    }
+
+    private void ValidateTogether(CommandResult result)
+    {
+        // Each option reports its own errors; what follows needs all of them.
+        if (result.Errors.Any() || result.Children.OfType<OptionResult>().Any(o => o.Errors.Any()))
+        {
+            return;
+        }
+
+        string kind = result.GetValue(_memoryKind) ?? "anonymous";
+        string page = result.GetValue(_pageSize) ?? "4k";
+        if (page == "2m" && kind != "hugetlb")
+        {
+            result.AddError($"--page-size: '2m' is not allowed with --memory-kind {kind}; use --memory-kind hugetlb, or --page-size 4k.");
+        }
+        else if (page == "4k" && kind == "hugetlb" && result.GetResult(_pageSize) is { Implicit: false })
+        {
+            result.AddError("--page-size: '4k' is not allowed with --memory-kind hugetlb; use --page-size 2m, or another memory kind.");
+        }
+
+        long memory = result.GetValue(_memory);
+        long pageBytes = kind == "hugetlb" ? PageSize.TwoMiB.Bytes : PageSize.Host.Bytes;
+        if (memory % pageBytes != 0)
+        {
+            result.AddError($"--memory: {memory} bytes are not allowed; give a multiple of the page size ({pageBytes} bytes).");
+        }
+    }
+
+    private DestinationOptions Options(ParseResult parsed)
+    {
+        GuestMemoryKind kind = Enum.Parse<GuestMemoryKind>(parsed.GetValue(_memoryKind)!, ignoreCase: true);
+        return new DestinationOptions
+        {
+            Vcpus = parsed.GetValue(_vcpus),
+            MemoryBytes = parsed.GetValue(_memory),
+            PageSize = kind == GuestMemoryKind.Hugetlb ? PageSize.TwoMiB : PageSize.Host,
+            MemoryKind = kind,
+            Seed = parsed.GetValue(_seed),
+            Bandwidth = parsed.GetValue(_bandwidth),
+            Json = parsed.GetValue(_report) == "json",
+            ReportFile = parsed.GetValue(_reportFile),
+            HashFile = parsed.GetValue(_hashFile),
+            Listen = parsed.GetValue(_listen),
+            Timeout = TimeSpan.FromSeconds(parsed.GetValue(_timeout)),
+            GcPressure = parsed.GetValue(_gcPressure),
+        };
+    }
+
+    private static Option<int> Number(string name, string help, int standard, int least, int most, string description) => new(name)
+    {
+        HelpName = help,
+        Description = $"{description} ({least} to {most})",
+        DefaultValueFactory = _ => standard,
+        CustomParser = result =>
+        {
+            string text = result.Tokens[0].Value;
+            if (int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out int value) && value >= least && value <= most)
+            {
+                return value;
+            }
+
+            result.AddError($"{name}: '{text}' is not allowed; give a whole number from {least} to {most}.");
+            return standard;
+        },
+    };
+
+    private static Option<T> Parsed<T>(string name, string help, string standard, string description, string allowed, Parser<T> parser) => new(name)
+    {
+        HelpName = help,
+        Description = description + $" [default: {standard}]",
+        DefaultValueFactory = _ => parser(standard, out T value) ? value : throw new InvalidOperationException(name),
+        CustomParser = result =>
+        {
+            string text = result.Tokens[0].Value;
+            if (!parser(text, out T value))
+            {
+                result.AddError($"{name}: '{text}' is not allowed; give {allowed}.");
+            }
+
+            return value;
+        },
+    };
+
+    private static Option<string> Choice(string name, string standard, string description, params string[] allowed) => new(name)
+    {
+        HelpName = string.Join('|', allowed),
+        Description = description,
+        DefaultValueFactory = _ => standard,
+        CustomParser = result =>
+        {
+            string text = result.Tokens[0].Value;
+            if (!allowed.Contains(text, StringComparer.Ordinal))
+            {
+                result.AddError($"{name}: '{text}' is not allowed; give {string.Join(" or ", allowed)}.");
+            }
+
+            return text;
+        },
+    };
+
+    private static Endpoint? ParseEndpoint(ArgumentResult result)
+    {
+        string text = result.Tokens[0].Value;
+        if (!Endpoint.TryParse(text, out Endpoint? endpoint, out string allowed))
+        {
+            result.AddError($"--listen: '{text}' is not allowed; give {allowed}.");
+        }
+
+        return endpoint;
+    }
+}

@@ -1,0 +1,300 @@
+using Microsoft.Extensions.Logging;
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <content>
+/// The control thread: waits for placements that somebody awaits asynchronously, watches for stalls, and says what the
+/// fault thread may not say itself. It may allocate and log; it never touches guest memory.
+/// </content>
+public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObserver
+{
+    private readonly WakeEvent _controlKick = new();
+    private readonly Lock _waitersLock = new();
+    private readonly List<Waiter> _waiters = [];
+    private readonly StallWatch _alarms;
+
+    // A length on the wire has 32 bits, and a request is answered as one piece: keep them moderate.
+    private const long LongestRequest = 16 << 20;
+
+    private Thread? _control;
+    private bool _stopControl;
+    private int _waiterCount;
+    private Exception? _failure;
+
+    private sealed record Waiter(RamBlock? Block, PageRange Range, TaskCompletionSource Done);
+
+    void IPlacementObserver.OnPlaced(RamBlock block, bool awaited)
+    {
+        // A full fence stands between the received bit and this read (MarkReceived); the partner is AddWaiter.
+        if (Volatile.Read(ref _waiterCount) != 0 && (awaited || block.MissingPages == 0))
+        {
+            _controlKick.Signal();
+        }
+    }
+
+    void IFaultObserver.OnReaderFailed(Exception e) => NoteFailure(new PostcopyFailedException("The fault thread ended: " + e.Message, e));
+
+    void IFaultObserver.OnUnservable(RamBlock? block, long offset, PlaceOutcome outcome) =>
+        NoteFailure(new PostcopyFailedException(outcome == PlaceOutcome.OutOfHugePages
+            ? $"The pool of huge pages ran dry at offset 0x{offset:x} of RAM block '{block?.Name}'; reserve more (vm.nr_hugepages)."
+            : $"The memory layout of RAM block '{block?.Name}' changed at offset 0x{offset:x} in a way that cannot be followed ({outcome})."));
+
+    void IFaultObserver.OnPriorityRefused(string what, int value, int errno) => Log.PriorityRefused(_logger, what, value, errno);
+
+    /// <summary>
+    /// Asks for a range and waits, without holding a thread, until all of it is there: for device emulation that is
+    /// about to touch guest memory.
+    /// </summary>
+    /// <param name="block">A block of <see cref="Blocks"/>.</param>
+    /// <param name="range">Bytes; grown to whole pages.</param>
+    /// <param name="cancellationToken">Gives up the wait; the pages stay asked for.</param>
+    /// <exception cref="PostcopyStateException">The state is not listen, running, paused or end.</exception>
+    /// <exception cref="RamBlockException">The range is not inside the block.</exception>
+    /// <exception cref="PostcopyFailedException">The destination failed meanwhile.</exception>
+    public ValueTask EnsurePresentAsync(RamBlock block, PageRange range, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        PageRange pages = GrowToPages(block, range);
+        RequireServing(nameof(EnsurePresentAsync));
+        return IsComplete(block, pages) ? ValueTask.CompletedTask : WaitAsync(block, pages, cancellationToken);
+    }
+
+    /// <summary>Asks for the missing pages of a range and does not wait.</summary>
+    /// <param name="block">A block of <see cref="Blocks"/>.</param>
+    /// <param name="range">Bytes; grown to whole pages.</param>
+    /// <exception cref="PostcopyStateException">The state is not listen, running, paused or end.</exception>
+    /// <exception cref="RamBlockException">The range is not inside the block.</exception>
+    public void Prefetch(RamBlock block, PageRange range)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        PageRange pages = GrowToPages(block, range);
+        RequireServing(nameof(Prefetch));
+        RequestMissing(block, pages);
+    }
+
+    private static PageRange GrowToPages(RamBlock block, PageRange range)
+    {
+        GuestAccess.CheckRange(range.Offset, range.Length, block.UsedLength, $"RAM block '{block.Name}'");
+        long start = block.PageSize.AlignDown(range.Offset);
+        return new PageRange(start, block.PageSize.AlignUp(range.End) - start);
+    }
+
+    private static bool IsComplete(RamBlock? block, PageRange range) =>
+        block!.Received.AllSet(block.PageSize.IndexOf(range.Offset), range.Length >> block.PageSize.Shift);
+
+    private void RequireServing(string operation)
+    {
+        lock (_steps)
+        {
+            RequireLocked(operation, PostcopyState.Listen, PostcopyState.Running, PostcopyState.Paused, PostcopyState.End);
+        }
+    }
+
+    private async ValueTask WaitAsync(RamBlock block, PageRange range, CancellationToken cancellationToken)
+    {
+        Waiter waiter = AddWaiter(block, range);
+        RequestMissing(block, range);
+        try
+        {
+            await waiter.Done.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
+        }
+        finally
+        {
+            RemoveWaiter(waiter);
+        }
+    }
+
+    private Waiter AddWaiter(RamBlock? block, PageRange range)
+    {
+        Waiter waiter = new(block, range, new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
+        lock (_waitersLock)
+        {
+            _waiters.Add(waiter);
+        }
+
+        // Published before the control thread looks at "received": the partner is OnPlaced.
+        _ = Interlocked.Increment(ref _waiterCount);
+        _controlKick.Signal();
+        return waiter;
+    }
+
+    private void RemoveWaiter(Waiter waiter)
+    {
+        lock (_waitersLock)
+        {
+            if (_waiters.Remove(waiter))
+            {
+                _ = Interlocked.Decrement(ref _waiterCount);
+            }
+        }
+    }
+
+    private void RequestMissing(RamBlock block, PageRange range)
+    {
+        int shift = block.PageSize.Shift;
+        long end = range.End >> shift;
+        long most = Math.Max(1, LongestRequest >> shift);
+        for (long page = range.Offset >> shift; page < end;)
+        {
+            // Runs of pages that are neither received nor asked for; one request each.
+            long first = page;
+            while (page < end && page - first < most && !block.Received.Test(page) && !block.Requested.TestAndSet(page))
+            {
+                page++;
+            }
+
+            if (page == first)
+            {
+                page++;
+                continue;
+            }
+
+            BackOff wait = default;
+            while (_reader is { } reader && !reader.TryPrefetch(new PageRequest(block, first << shift, (page - first) << shift)))
+            {
+                wait.Pause();
+            }
+        }
+    }
+
+    private void StartControlLocked()
+    {
+        _control = new Thread(ControlMain) { IsBackground = true, Name = "postcopy-control" };
+        using (ExecutionContext.SuppressFlow())
+        {
+            _control.Start();
+        }
+    }
+
+    private void StopControl()
+    {
+        Volatile.Write(ref _stopControl, true);
+        _controlKick.Signal();
+        if (_control is { IsAlive: true } control && control != Thread.CurrentThread)
+        {
+            control.Join();
+        }
+    }
+
+    private void ControlMain()
+    {
+        while (!Volatile.Read(ref _stopControl))
+        {
+            WaitForKick();
+            ServeWaiters();
+            if (Volatile.Read(ref _failure) is { } failure)
+            {
+                Fail(failure);
+            }
+
+            if (State is PostcopyState.Listen or PostcopyState.Running)
+            {
+                foreach (StallAlarm alarm in _alarms.Look())
+                {
+                    Alarm(alarm);
+                }
+            }
+        }
+
+        FailWaiters(new ObjectDisposedException(nameof(PostcopyDestination)));
+    }
+
+    private unsafe void WaitForKick()
+    {
+        Libc.PollFd poll = new() { fd = _controlKick.Descriptor, events = Libc.POLLIN };
+        long tick = (long)_alarms.Interval.TotalMilliseconds;
+        Libc.Timespec timeout = new() { tv_sec = tick / 1000, tv_nsec = tick % 1000 * 1_000_000 };
+        // SAFETY: both structs are locals.
+        if (Libc.ppoll(&poll, 1, &timeout, null) > 0)
+        {
+            _controlKick.Drain();
+        }
+    }
+
+    private void ServeWaiters()
+    {
+        if (Volatile.Read(ref _waiterCount) == 0)
+        {
+            return;
+        }
+
+        List<Waiter> ready = [];
+        lock (_waitersLock)
+        {
+            ready.AddRange(_waiters.Where(w => w.Block is null ? MissingPages() == 0 : IsComplete(w.Block, w.Range)));
+        }
+
+        foreach (Waiter waiter in ready)
+        {
+            RemoveWaiter(waiter);
+            _ = waiter.Done.TrySetResult();
+        }
+    }
+
+    private void Alarm(StallAlarm alarm)
+    {
+        Log.Stalled(_logger, alarm.Block.Name, alarm.Offset, alarm.Age);
+        PostcopyEventSource.Log.Stalled(alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
+        try
+        {
+            _options.OnStall?.Invoke(alarm);
+        }
+        catch (Exception e) when (e is not OutOfMemoryException)
+        {
+            Log.CallbackFailed(_logger, nameof(PostcopyOptions.OnStall), e);
+        }
+    }
+
+    /// <summary>Callable from the fault thread: notes the first reason and leaves the rest to the control thread.</summary>
+    private void NoteFailure(Exception failure)
+    {
+        _ = Interlocked.CompareExchange(ref _failure, failure, null);
+        _controlKick.Signal();
+    }
+
+    private void Fail(Exception failure)
+    {
+        lock (_steps)
+        {
+            if (State is PostcopyState.Failed or PostcopyState.End)
+            {
+                return;
+            }
+
+            Log.Failed(_logger, failure);
+            PostcopyEventSource.Log.Failed(failure.Message);
+            EnterLocked(PostcopyState.Failed);
+        }
+
+        FailWaiters(failure);
+        _ = _completion.TrySetException(failure);
+    }
+
+    private void FailWaiters(Exception why)
+    {
+        Waiter[] all;
+        lock (_waitersLock)
+        {
+            all = [.. _waiters];
+        }
+
+        foreach (Waiter waiter in all)
+        {
+            RemoveWaiter(waiter);
+            _ = waiter.Done.TrySetException(why);
+        }
+    }
+
+    private long MissingPages()
+    {
+        long missing = 0;
+        IReadOnlyList<RamBlock> blocks = Blocks.Blocks;
+        for (int i = 0; i < blocks.Count; i++)
+        {
+            missing += blocks[i].MissingPages;
+        }
+
+        return missing;
+    }
+}

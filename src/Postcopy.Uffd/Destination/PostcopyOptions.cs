@@ -1,0 +1,41 @@
+using Microsoft.Extensions.Logging;
+
+namespace Postcopy.Uffd;
+
+/// <summary>How a postcopy destination works. The defaults are right for a VMM that runs KVM guests.</summary>
+public sealed record PostcopyOptions
+{
+    /// <summary>How the userfaultfd is opened.</summary>
+    public UffdOpenOptions Open { get; init; } = new();
+
+    /// <summary>How blocktime is measured; null switches it off, and then it costs nothing.</summary>
+    public BlocktimeOptions? Blocktime { get; init; }
+
+    /// <summary>How pages are placed.</summary>
+    public PlacerOptions Placer { get; init; } = new();
+
+    /// <summary>The fault thread.</summary>
+    public FaultReaderOptions FaultReader { get; init; } = new();
+
+    /// <summary>
+    /// Follow MADV_DONTNEED, MADV_REMOVE, MADV_FREE, munmap and mremap on guest memory (a balloon, memory hot-unplug):
+    /// such a call then waits until the fault thread has read of it. Off by default. Hole punching through a memfd's
+    /// descriptor raises no event (measured): use <see cref="RamBlock.Discard"/> instead.
+    /// </summary>
+    public bool FollowMemoryEvents { get; init; }
+
+    /// <summary>Lock guest memory with mlock(2) once it is complete. Memory that was locked before is locked again anyway.</summary>
+    public bool LockWhenComplete { get; init; }
+
+    /// <summary>How long a page may stay away before <see cref="OnStall"/> is told; the default is 5 s.</summary>
+    public TimeSpan StallAlarm { get; init; } = TimeSpan.FromSeconds(5);
+
+    /// <summary>Called, on the control thread and once per page, when a requested page stays away too long.</summary>
+    public Action<StallAlarm>? OnStall { get; init; }
+
+    /// <summary>Where the control path logs; null logs nothing.</summary>
+    public ILoggerFactory? LoggerFactory { get; init; }
+
+    /// <summary>The clock of alarms.</summary>
+    public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
+}

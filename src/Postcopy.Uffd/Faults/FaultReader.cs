@@ -1,0 +1,234 @@
+using System.Runtime.InteropServices;
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// The fault thread: reads the messages of all descriptors of one virtual machine, suppresses duplicates, asks for
+/// each missing page once, and gives thrown-away pages back as zeros.
+/// </summary>
+/// <remarks>
+/// Implementation notes. One thread polls all descriptors: several readers would reorder one vCPU's messages
+/// (blocktime.md). The loop allocates nothing, logs nothing and takes no lock that allocating code holds; the one
+/// exception is a remap event, which makes a new address map. The kernel hands out pending faults before older events
+/// (kernel-uapi section 6, row 1), so a batch is applied events first, under the layout gate, and its faults are
+/// served after (hazard H4). Nothing here waits: what cannot be done now is parked, and poll wakes up for it.
+/// </remarks>
+internal sealed unsafe partial class FaultReader : IDisposable
+{
+    private readonly FaultReaderOptions _options;
+    private readonly PostcopyPlacer _placer;
+    private readonly BlocktimeTracker? _blocktime;
+    private readonly RamBlockRegistry _registry;
+    private readonly LayoutGate? _gate;
+    private readonly IFaultObserver _observer;
+    private readonly WakeEvent _kick = new();
+    private readonly PaddedCounters _counters = new((int)Counter.Count);
+    private readonly UffdMessage* _messages;
+    private readonly Libc.PollFd* _poll;
+    private readonly Thread _thread;
+
+    private FaultSource[] _sources = [];
+    private bool _stop;
+
+    internal FaultReader(FaultReaderOptions options, PostcopyPlacer placer, BlocktimeTracker? blocktime, RamBlockRegistry registry,
+        LayoutGate? gate, IFaultObserver observer)
+    {
+        _options = options;
+        _placer = placer;
+        _blocktime = blocktime;
+        _registry = registry;
+        _gate = gate;
+        _observer = observer;
+        _messages = (UffdMessage*)NativeMemory.AllocZeroed((nuint)options.BatchSize, UffdMessage.Size);
+        _poll = (Libc.PollFd*)NativeMemory.AllocZeroed(MaxSources + 1, (nuint)sizeof(Libc.PollFd));
+        _thread = new Thread(Main) { IsBackground = true, Name = "postcopy-fault" };
+    }
+
+    internal enum Counter
+    {
+        Messages,
+        Duplicates,
+        Requests,
+        AlreadyReceived,
+        ZeroFilled,
+        Parked,
+        Events,
+        Unknown,
+        RequesterBusy,
+        Count,
+    }
+
+    /// <summary>Descriptors that one fault thread can read.</summary>
+    internal const int MaxSources = 1024;
+
+    internal FaultStatistics Statistics => new()
+    {
+        Messages = _counters.Sum((int)Counter.Messages),
+        Duplicates = _counters.Sum((int)Counter.Duplicates),
+        Requests = _counters.Sum((int)Counter.Requests),
+        AlreadyReceived = _counters.Sum((int)Counter.AlreadyReceived),
+        ZeroFilled = _counters.Sum((int)Counter.ZeroFilled),
+        Parked = _counters.Sum((int)Counter.Parked),
+        Events = _counters.Sum((int)Counter.Events),
+        Unknown = _counters.Sum((int)Counter.Unknown),
+        RequesterBusy = _counters.Sum((int)Counter.RequesterBusy),
+    };
+
+    internal void AddSource(FaultSource source)
+    {
+        if (_sources.Length == MaxSources)
+        {
+            throw new InvalidOperationException($"One fault thread reads at most {MaxSources} descriptors.");
+        }
+
+        Volatile.Write(ref _sources, [.. _sources, source]);
+        Kick();
+    }
+
+    internal void Start()
+    {
+        // The thread must not inherit the starter's AsyncLocals: it outlives them.
+        using (ExecutionContext.SuppressFlow())
+        {
+            _thread.Start();
+        }
+    }
+
+    internal void Kick() => _kick.Signal();
+
+    internal void Stop()
+    {
+        Volatile.Write(ref _stop, true);
+        Kick();
+        if (_thread.IsAlive)
+        {
+            _thread.Join();
+        }
+    }
+
+    public void Dispose()
+    {
+        Stop();
+        NativeMemory.Free(_messages);
+        NativeMemory.Free(_poll);
+        _kick.Dispose();
+        _counters.Dispose();
+    }
+
+    private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);
+
+    private void Main()
+    {
+        try
+        {
+            Prioritize();
+            while (!Volatile.Read(ref _stop))
+            {
+                FaultSource[] sources = Volatile.Read(ref _sources);
+                Wait(sources);
+                for (int i = 0; i < sources.Length; i++)
+                {
+                    if (_poll[i + 1].revents != 0)
+                    {
+                        ReadAll(sources[i]);
+                    }
+                }
+
+                RetryParked();
+                SendWaiting();
+            }
+        }
+        catch (Exception e)
+        {
+            // Whatever it is, nobody serves faults any more: say so loudly, the guest stays frozen and whole.
+            _observer.OnReaderFailed(e);
+        }
+    }
+
+    private void Prioritize()
+    {
+        if (_options.Nice is { } nice && Libc.setpriority(Libc.PRIO_PROCESS, 0, nice) != 0)
+        {
+            _observer.OnPriorityRefused("nice value", nice, Marshal.GetLastPInvokeError());
+        }
+
+        if (_options.FifoPriority is { } priority)
+        {
+            Libc.SchedParam parameters = new() { sched_priority = priority };
+            // SAFETY: the struct is a local; pid 0 is the calling thread.
+            if (Libc.sched_setscheduler(0, Libc.SCHED_FIFO, &parameters) != 0)
+            {
+                _observer.OnPriorityRefused("SCHED_FIFO priority", priority, Marshal.GetLastPInvokeError());
+            }
+        }
+    }
+
+    private void Wait(FaultSource[] sources)
+    {
+        _poll[0] = new Libc.PollFd { fd = _kick.Descriptor, events = Libc.POLLIN };
+        for (int i = 0; i < sources.Length; i++)
+        {
+            _poll[i + 1] = new Libc.PollFd { fd = sources[i].Descriptor, events = Libc.POLLIN };
+        }
+
+        long pause = NextRetry();
+        Libc.Timespec timeout = new() { tv_sec = pause / 1_000_000_000, tv_nsec = pause % 1_000_000_000 };
+        // SAFETY: the array has MaxSources + 1 entries; an interrupted or expired poll only means a look for nothing.
+        int ready = Libc.ppoll(_poll, (nuint)(sources.Length + 1), pause < 0 ? null : &timeout, null);
+        if (ready <= 0)
+        {
+            for (int i = 0; i <= sources.Length; i++)
+            {
+                _poll[i].revents = 0;
+            }
+        }
+        else if (_poll[0].revents != 0)
+        {
+            _kick.Drain();
+        }
+    }
+
+    private void ReadAll(FaultSource source)
+    {
+        Span<UffdMessage> batch = new(_messages, _options.BatchSize);
+        while (!Volatile.Read(ref _stop))
+        {
+            // With events on, no placement may fall between reading one and acting on it.
+            _gate?.EnterExclusive();
+            int count;
+            UffdOutcome outcome;
+            try
+            {
+                count = source.Kernel.Read(batch, out outcome);
+                if (_gate is not null)
+                {
+                    ApplyEvents(source, batch[..count]);
+                }
+            }
+            finally
+            {
+                _gate?.ExitExclusive();
+            }
+
+            if (outcome != UffdOutcome.Done)
+            {
+                throw new InvalidOperationException($"Reading {source.Kernel} failed: {outcome}; is the descriptor negotiated and open?");
+            }
+
+            long readAt = _blocktime?.Now() ?? 0;
+            for (int i = 0; i < count; i++)
+            {
+                if (batch[i].Event == UffdEvent.Pagefault)
+                {
+                    Serve(source, batch[i], readAt);
+                }
+            }
+
+            if (count < batch.Length)
+            {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+namespace Postcopy.Uffd;
+
+/// <summary>What the fault thread did so far.</summary>
+public sealed record FaultStatistics
+{
+    /// <summary>Pagefault messages read.</summary>
+    public long Messages { get; init; }
+
+    /// <summary>Messages about a page that somebody had asked for already and that was not there yet (hazard H2).</summary>
+    public long Duplicates { get; init; }
+
+    /// <summary>Pages asked for at the source because a thread touched them: one request however many waited.</summary>
+    public long Requests { get; init; }
+
+    /// <summary>Messages about a page that was placed meanwhile: no stall.</summary>
+    public long AlreadyReceived { get; init; }
+
+    /// <summary>Pages given back as zeros after they had been thrown away (hazard H5).</summary>
+    public long ZeroFilled { get; init; }
+
+    /// <summary>Zero-fills that had to wait for the address space to settle (hazard H3).</summary>
+    public long Parked { get; init; }
+
+    /// <summary>Remove, unmap, remap and fork events.</summary>
+    public long Events { get; init; }
+
+    /// <summary>Messages about addresses of no known block.</summary>
+    public long Unknown { get; init; }
+
+    /// <summary>Times the link had no room for a request.</summary>
+    public long RequesterBusy { get; init; }
+}

@@ -1,0 +1,12 @@
+namespace Postcopy.Uffd;
+
+/// <summary>How pages are asked for: implemented by the transport.</summary>
+public interface IPageRequester
+{
+    /// <summary>
+    /// Asks the source for pages. Called on the fault thread only, one call at a time: it must not block, allocate,
+    /// log, throw or touch guest memory; while it runs no other fault is served.
+    /// </summary>
+    /// <param name="request">What is wanted.</param>
+    RequestOutcome TryRequest(in PageRequest request);
+}

@@ -1,0 +1,39 @@
+using System.Runtime.InteropServices;
+using Microsoft.Win32.SafeHandles;
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <summary>An eventfd(2): any thread wakes another out of poll, without a lock and without allocating.</summary>
+internal sealed unsafe class WakeEvent : IDisposable
+{
+    private readonly SafeFileHandle _handle;
+
+    internal WakeEvent()
+    {
+        _handle = Libc.eventfd(0, Libc.EFD_CLOEXEC | Libc.EFD_NONBLOCK);
+        if (_handle.IsInvalid)
+        {
+            int errno = Marshal.GetLastPInvokeError();
+            throw UffdException.For("eventfd", errno, "raise RLIMIT_NOFILE when it is EMFILE (24).");
+        }
+    }
+
+    internal int Descriptor => (int)_handle.DangerousGetHandle();
+
+    internal void Signal()
+    {
+        ulong one = 1;
+        // SAFETY: eight bytes of a local. A full counter (EAGAIN) is a signal that is not read yet: as good.
+        _ = Libc.write(_handle, &one, sizeof(ulong));
+    }
+
+    internal void Drain()
+    {
+        ulong count;
+        // SAFETY: eight bytes of a local; empty is EAGAIN.
+        _ = Libc.read(_handle, &count, sizeof(ulong));
+    }
+
+    public void Dispose() => _handle.Dispose();
+}

@@ -1,0 +1,22 @@
+using Microsoft.Win32.SafeHandles;
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Whether a page is there, from <c>/proc/self/pagemap</c>: bit 63 present, bit 62 swapped
+/// (Documentation/admin-guide/mm/pagemap.rst; readable without privilege). It does not fault.
+/// </summary>
+internal static class PageTables
+{
+    private static readonly SafeFileHandle s_pagemap = Libc.open("/proc/self/pagemap", Libc.O_RDONLY | Libc.O_CLOEXEC);
+
+    internal static unsafe bool IsPresent(nuint address)
+    {
+        ulong entry = 0;
+        long offset = (long)((ulong)address >> PageSize.Host.Shift) * sizeof(ulong);
+        // SAFETY: the kernel writes at most the eight bytes of the local.
+        nint n = s_pagemap.IsInvalid ? 0 : Libc.pread(s_pagemap, &entry, sizeof(ulong), offset);
+        return n == sizeof(ulong) && (entry >> 62) != 0;
+    }
+}

@@ -1,0 +1,13 @@
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Who wants to know of placements. Called by whatever thread placed, after the received bits are set; must not
+/// block, allocate or throw.
+/// </summary>
+internal interface IPlacementObserver
+{
+    /// <summary>Pages became received.</summary>
+    /// <param name="block">Their block.</param>
+    /// <param name="awaited">True when somebody had asked for one of them.</param>
+    void OnPlaced(RamBlock block, bool awaited);
+}

@@ -1,0 +1,220 @@
+namespace Postcopy.Uffd;
+
+/// <content>The loop behind every placement: run by run, stretch by stretch.</content>
+public sealed partial class PostcopyPlacer
+{
+    /// <summary>One turn of the loop: where to go on, what happened, and how many pages are new.</summary>
+    private readonly record struct Step(long Next, PlaceOutcome Outcome, long Placed, UffdResult Kernel);
+
+    private PlaceResult Run(RamBlock block, long offset, long length, Kind kind, nuint source)
+    {
+        PageSize size = block.PageSize;
+        if (offset < 0 || length <= 0 || offset > block.UsedLength - length || !size.IsAligned(offset) || !size.IsAligned(length) ||
+            block.Primary is null)
+        {
+            return new PlaceResult(PlaceOutcome.InvalidRange, offset, 0, default);
+        }
+
+        long end = offset + length;
+        long placed = 0;
+        bool present = false;
+        bool received = false;
+        BackOff wait = default;
+        long since = 0;
+        for (long at = offset; at < end;)
+        {
+            nuint from = kind == Kind.Copy ? source + (nuint)(at - offset) : source;
+            Step step = ClaimedStep(block, at, end, kind, from);
+            at = step.Next;
+            placed += step.Placed;
+            switch (step.Outcome)
+            {
+                case PlaceOutcome.Placed:
+                    since = 0;
+                    break;
+                case PlaceOutcome.AlreadyReceived:
+                    received = true;
+                    break;
+                case PlaceOutcome.AlreadyPresent:
+                    present = true;
+                    break;
+                case PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory when !Expired(ref since):
+                    // Nothing announces the end of a change; the claims are given back meanwhile, and the received
+                    // bits are looked at again before the next try (hazards H3, H4).
+                    Count(Counter.Pauses);
+                    wait.Pause();
+                    break;
+                default:
+                    return new PlaceResult(step.Outcome, at, placed, step.Kernel);
+            }
+        }
+
+        PlaceOutcome outcome = present ? PlaceOutcome.AlreadyPresent
+            : received && placed == 0 ? PlaceOutcome.AlreadyReceived
+            : PlaceOutcome.Placed;
+        return new PlaceResult(outcome, end, placed, default);
+    }
+
+    private bool Expired(ref long since)
+    {
+        if (since == 0)
+        {
+            since = _options.TimeProvider.GetTimestamp();
+            return false;
+        }
+
+        return _options.TimeProvider.GetElapsedTime(since) > _options.Deadline;
+    }
+
+    private Step ClaimedStep(RamBlock block, long at, long end, Kind kind, nuint source)
+    {
+        long stretch = block.Claims.StretchOf(at);
+        long pieceEnd = Math.Min(end, (stretch + 1) << block.Claims.Shift);
+        LayoutGate? gate = Gate;
+        block.Claims.AcquireShared(stretch);
+        gate?.EnterShared();
+        try
+        {
+            // Read under the gate: a remap event may have moved the block.
+            return block.Primary is { } mapping
+                ? PlaceStep(block, mapping, at, pieceEnd, kind, source)
+                : new Step(at, PlaceOutcome.NotRegistered, 0, default);
+        }
+        finally
+        {
+            gate?.ExitShared();
+            block.Claims.ReleaseShared(stretch);
+        }
+    }
+
+    /// <summary>Places the next run of missing pages of one stretch by one ioctl.</summary>
+    private Step PlaceStep(RamBlock block, BlockMapping mapping, long at, long end, Kind kind, nuint source)
+    {
+        // COPY into a page that is there costs as much as a copy (measured): look at the bitmap first.
+        int shift = block.PageSize.Shift;
+        long firstPage = at >> shift;
+        if (!block.Received.TryFindNextClearRun(firstPage, end >> shift, out long page, out long pages))
+        {
+            Count(Counter.AlreadyReceivedPages, (end - at) >> shift);
+            return new Step(end, PlaceOutcome.AlreadyReceived, 0, default);
+        }
+
+        long start = page << shift;
+        long length = pages << shift;
+        if (kind == Kind.Copy)
+        {
+            source += (nuint)(start - at);
+            length = Math.Min(length, Math.Max(block.PageSize.Bytes, _options.CopyRunBytes & ~(block.PageSize.Bytes - 1)));
+        }
+
+        if (page != firstPage)
+        {
+            Count(Counter.AlreadyReceivedPages, page - firstPage);
+        }
+
+        UffdResult kernel = Apply(mapping, start, source, length, kind);
+        switch (kernel.Outcome)
+        {
+            case UffdOutcome.Done:
+            case UffdOutcome.Partial:
+                return Placed(block, mapping, start, kernel, kind);
+            case UffdOutcome.AlreadyPresent:
+                return AlreadyPresent(block, mapping, start, kernel);
+            case UffdOutcome.AddressSpaceChanging:
+                return new Step(start, PlaceOutcome.AddressSpaceChanging, 0, kernel);
+            case UffdOutcome.OutOfMemory:
+                return new Step(start, PlaceOutcome.OutOfMemory, 0, kernel);
+            case UffdOutcome.NotRegistered:
+                return new Step(start, PlaceOutcome.NotRegistered, 0, kernel);
+            case UffdOutcome.TargetGone:
+                return new Step(start, PlaceOutcome.TargetGone, 0, kernel);
+            case UffdOutcome.SourceUnreadable:
+            case UffdOutcome.NotInPageCache:
+            case UffdOutcome.SourcePoisoned:
+                return new Step(start, PlaceOutcome.SourceUnreadable, 0, kernel);
+            default:
+                return new Step(start, PlaceOutcome.Unexpected, 0, kernel);
+        }
+    }
+
+    private static UffdResult Apply(BlockMapping mapping, long start, nuint source, long length, Kind kind)
+    {
+        nuint destination = mapping.Address + (nuint)start;
+        return kind switch
+        {
+            Kind.Zero when mapping.Supports(UffdOperations.Zeropage) => mapping.Kernel.Zeropage(destination, (nuint)length, UffdPlaceFlags.None),
+            Kind.Zero => mapping.Kernel.Copy(destination, source, (nuint)Math.Min(length, ZeroSource.Bytes), UffdPlaceFlags.None),
+            Kind.PageCache => mapping.Kernel.Continue(destination, (nuint)length, UffdPlaceFlags.None),
+            _ => mapping.Kernel.Copy(destination, source, (nuint)length, UffdPlaceFlags.None),
+        };
+    }
+
+    private Step Placed(RamBlock block, BlockMapping mapping, long start, UffdResult kernel, Kind kind)
+    {
+        long wokenAt = _blocktime?.Now() ?? 0;
+
+        // The kernel stops between pages of its own; whole pages of the block are what counts, and for huge pages
+        // it never stops inside one.
+        long bytes = kernel.Bytes & ~(block.PageSize.Bytes - 1);
+        long placed = Commit(block, start, bytes, wokenAt);
+        Count(Counter.Operations);
+        Count(kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes }, bytes);
+        if (kernel.Outcome == UffdOutcome.Partial)
+        {
+            Count(Counter.PartialOperations);
+        }
+
+        return new Step(start + bytes, PlaceOutcome.Placed, placed, kernel);
+    }
+
+    /// <summary>The pages are in the guest's memory: mirrors, received, then whoever waits.</summary>
+    /// <param name="block">The block.</param>
+    /// <param name="start">Offset of the first page.</param>
+    /// <param name="bytes">Whole pages.</param>
+    /// <param name="wokenAt">When their waiters were woken.</param>
+    private long Commit(RamBlock block, long start, long bytes, long wokenAt)
+    {
+        foreach (BlockMapping mirror in block.Mirrors)
+        {
+            MapMirror(mirror, start, bytes);
+        }
+
+        int shift = block.PageSize.Shift;
+        long page = start >> shift;
+        long pages = bytes >> shift;
+
+        // A full fence between "received" and the look at "requested"; the partner is FaultReader.ServeMissing.
+        long changed = block.MarkReceived(page, pages);
+        bool awaited = pages == 1 ? block.Requested.Test(page) : block.Requested.AnySet(page, pages);
+        if (awaited)
+        {
+            Count(Counter.AwaitedPlacements);
+            _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, wokenAt);
+        }
+
+        Observer?.OnPlaced(block, awaited);
+        return changed;
+    }
+
+    /// <summary>
+    /// The page is in the page cache now. A mapping registered for minor faults needs CONTINUE; in one registered for
+    /// missing faults a woken thread finds the page by itself.
+    /// </summary>
+    private static void MapMirror(BlockMapping mirror, long start, long bytes)
+    {
+        nuint address = mirror.Address + (nuint)start;
+        for (long done = 0; mirror.HasMinor && done < bytes;)
+        {
+            UffdResult result = mirror.Kernel.Continue(address + (nuint)done, (nuint)(bytes - done), UffdPlaceFlags.None);
+            if (result.Bytes == 0)
+            {
+                break;
+            }
+
+            done += result.Bytes;
+        }
+
+        // What CONTINUE left out is there already or will fault again: the wake makes sure nobody sleeps on it.
+        _ = mirror.Kernel.Wake(address, (nuint)bytes);
+    }
+}

@@ -1,0 +1,183 @@
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Places pages into guest memory that waits for them: picks the operation that the memory has, resumes what was done
+/// in part, wakes who must be woken, verifies "already present", and marks received only what is really there.
+/// </summary>
+/// <remarks>
+/// <para>Usable alone: attach each block to its descriptor (<see cref="RamBlock.Attach(UffdHandle, UffdRegistration)"/>)
+/// and call from any number of threads. A caller that accounts for waiters with a tracker sets the page's bit in
+/// <see cref="RamBlock.Requested"/> when it reads a fault; only awaited placements reach the tracker.</para>
+/// <para>Order (hazards H9, H28). The fault reader publishes the stall, sets "requested", then looks at "received"
+/// again. The placer lets the kernel place and wake (one atomic step of the kernel), takes the time, sets "received",
+/// then looks at "requested". Both bitmap changes are interlocked and so full fences between the two steps of each
+/// side: at least one of them sees the other, and no stall stays open.</para>
+/// <para>Locks: a shared claim on the stretch of 2 MiB (against discards), inside it the shared layout gate (against
+/// remove events, only if they are enabled). Both are held around one ioctl and its bit; never while pausing.
+/// No placement allocates. Kernel: Linux 4.3 for COPY and ZEROPAGE, 5.13 for CONTINUE, 6.6 for poison.</para>
+/// </remarks>
+public sealed partial class PostcopyPlacer : IDisposable
+{
+    private readonly PlacerOptions _options;
+    private readonly BlocktimeTracker? _blocktime;
+    private readonly PaddedCounters _counters = new((int)Counter.Count);
+
+    /// <summary>Makes a placer.</summary>
+    /// <param name="options">How it behaves; null for the defaults.</param>
+    /// <param name="blocktime">Told of every awaited placement; null when blocktime is off.</param>
+    public PostcopyPlacer(PlacerOptions? options = null, BlocktimeTracker? blocktime = null)
+    {
+        _options = options ?? new PlacerOptions();
+        _blocktime = blocktime;
+    }
+
+    private enum Counter
+    {
+        CopiedBytes,
+        ZeroBytes,
+        ContinuedBytes,
+        Operations,
+        AlreadyReceivedPages,
+        AlreadyPresentPages,
+        PartialOperations,
+        Pauses,
+        AwaitedPlacements,
+        StagedOnFault,
+        Count,
+    }
+
+    private enum Kind
+    {
+        Copy,
+        Zero,
+        PageCache,
+    }
+
+    /// <summary>What it did so far.</summary>
+    public PlacementStatistics Statistics => new()
+    {
+        CopiedBytes = _counters.Sum((int)Counter.CopiedBytes),
+        ZeroBytes = _counters.Sum((int)Counter.ZeroBytes),
+        ContinuedBytes = _counters.Sum((int)Counter.ContinuedBytes),
+        Operations = _counters.Sum((int)Counter.Operations),
+        AlreadyReceivedPages = _counters.Sum((int)Counter.AlreadyReceivedPages),
+        AlreadyPresentPages = _counters.Sum((int)Counter.AlreadyPresentPages),
+        PartialOperations = _counters.Sum((int)Counter.PartialOperations),
+        Pauses = _counters.Sum((int)Counter.Pauses),
+        AwaitedPlacements = _counters.Sum((int)Counter.AwaitedPlacements),
+        StagedPagesPlacedOnFault = _counters.Sum((int)Counter.StagedOnFault),
+    };
+
+    /// <summary>Set by the destination while events are enabled.</summary>
+    internal LayoutGate? Gate { get; set; }
+
+    internal IPlacementObserver? Observer { get; set; }
+
+    /// <summary>Places pages from a buffer and wakes their waiters.</summary>
+    /// <param name="block">An attached block.</param>
+    /// <param name="offset">Bytes from its start, page-aligned.</param>
+    /// <param name="source">
+    /// The bytes; needs no alignment. Safety: native memory that stays readable for <paramref name="length"/> bytes
+    /// during the call and lies in no registered range (hazard H30).
+    /// </param>
+    /// <param name="length">Bytes, whole pages.</param>
+    /// <returns>What happened; pages that were received before are left alone.</returns>
+    public PlaceResult Place(RamBlock block, long offset, nuint source, long length) =>
+        Run(block, offset, length, Kind.Copy, source);
+
+    /// <summary>Places zero pages and wakes their waiters.</summary>
+    /// <param name="block">An attached block.</param>
+    /// <param name="offset">Bytes from its start, page-aligned.</param>
+    /// <param name="length">Bytes, whole pages.</param>
+    /// <returns>What happened; pages that were received before are left alone.</returns>
+    public PlaceResult PlaceZero(RamBlock block, long offset, long length) =>
+        Run(block, offset, length, Kind.Zero, ZeroSource.Address);
+
+    /// <summary>
+    /// Maps pages whose content was already written through another mapping of the shared memory, by CONTINUE
+    /// (Linux 5.13; the block must be registered for minor faults), and wakes their waiters.
+    /// </summary>
+    /// <param name="block">An attached block of shared memory.</param>
+    /// <param name="offset">Bytes from its start, page-aligned.</param>
+    /// <param name="length">Bytes, whole pages, all of them complete (hazard H46).</param>
+    /// <returns>What happened; pages that were received before are left alone.</returns>
+    public PlaceResult PlacePageCache(RamBlock block, long offset, long length) =>
+        Run(block, offset, length, Kind.PageCache, 0);
+
+    /// <summary>
+    /// Writes a part of a precopy pass into a block that is not registered yet, and marks the pages it touches
+    /// received. Later passes may write them again; what stays incomplete the source discards before the switch.
+    /// </summary>
+    /// <param name="block">A block that is not attached.</param>
+    /// <param name="offset">Bytes from its start, a multiple of 4096.</param>
+    /// <param name="source">The bytes. Safety: as for <see cref="Place"/>.</param>
+    /// <param name="length">Bytes, a multiple of 4096.</param>
+    /// <exception cref="RamBlockException">The range is not acceptable, or the block is registered already.</exception>
+    public void WritePrecopy(RamBlock block, long offset, nuint source, long length)
+    {
+        (long first, long pages) = CheckPrecopy(block, offset, length);
+        _ = Libc.memcpy(block.HostAddress + (nuint)offset, source, (nuint)length);
+        _ = block.MarkReceived(first, pages);
+    }
+
+    /// <summary>As <see cref="WritePrecopy"/>, for zeros.</summary>
+    /// <param name="block">A block that is not attached.</param>
+    /// <param name="offset">Bytes from its start, a multiple of 4096.</param>
+    /// <param name="length">Bytes, a multiple of 4096.</param>
+    /// <exception cref="RamBlockException">The range is not acceptable, or the block is registered already.</exception>
+    public void ZeroPrecopy(RamBlock block, long offset, long length)
+    {
+        (long first, long pages) = CheckPrecopy(block, offset, length);
+
+        // Fresh memory of our own is zero already and stays without backing; anything else is overwritten.
+        if (block.Memory is null || block.Received.AnySet(first, pages))
+        {
+            _ = Libc.memset(block.HostAddress + (nuint)offset, 0, (nuint)length);
+        }
+
+        _ = block.MarkReceived(first, pages);
+    }
+
+    /// <summary>
+    /// Poisons every missing page of a block: whoever touches one gets SIGBUS instead of silent zeros (hazard H11).
+    /// Waiters are woken into it. A later <see cref="Place"/> heals a page.
+    /// </summary>
+    /// <param name="block">An attached block.</param>
+    /// <returns>The pages poisoned, or what stopped it: NotRegistered when the kernel has no POISON (before Linux 6.6).</returns>
+    public PlaceResult PoisonMissing(RamBlock block)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        return block.Primary is { } mapping && mapping.Supports(UffdOperations.Poison)
+            ? PoisonMissing(block, mapping)
+            : new PlaceResult(PlaceOutcome.NotRegistered, 0, 0, default);
+    }
+
+    /// <summary>An assembler for one channel of a stream: see <see cref="HostPageAssembler"/>.</summary>
+    public HostPageAssembler CreateAssembler() => new(this);
+
+    /// <summary>Frees the counters; no placement may be under way.</summary>
+    public void Dispose() => _counters.Dispose();
+
+    private static (long FirstPage, long Pages) CheckPrecopy(RamBlock block, long offset, long length)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        if (((offset | length) & (HostPageAssembler.TargetPageBytes - 1)) != 0 || offset < 0 || length <= 0 || offset > block.UsedLength - length)
+        {
+            throw new RamBlockException(block.Name,
+                $"Precopy pages, {length} bytes at offset {offset}, are not whole pages of 4 KiB inside RAM block '{block.Name}' of {block.UsedLength} bytes.");
+        }
+
+        if (block.Primary is not null)
+        {
+            throw new RamBlockException(block.Name,
+                $"RAM block '{block.Name}' is registered; precopy pages are written before Listen, later ones are placed.");
+        }
+
+        long first = block.PageSize.IndexOf(offset);
+        return (first, block.PageSize.IndexOf(offset + length - 1) - first + 1);
+    }
+
+    private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);
+}

@@ -1,0 +1,114 @@
+using System.Runtime.InteropServices;
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <content>
+/// Throwing pages away, so that they are missing again: private memory by MADV_DONTNEED, shared memory by
+/// MADV_REMOVE (which punches the hole in the file behind it, hugetlbfs included). A range is cut at stretches of
+/// 2 MiB and done with one call per piece of up to <see cref="StretchesPerCall"/> of them: a whole aligned stretch in
+/// one call also frees its page table, which keeps the way to huge pages open (placement.md).
+/// </content>
+public sealed partial class RamBlock
+{
+    private const long StretchesPerCall = 512;
+
+    private readonly Lock _discardLock = new();
+
+    // Read by the fault thread without the lock: a REMOVE that we raise ourselves means missing, not zero (hazard H45).
+    private long _ownDiscardStart = -1;
+    private long _ownDiscardEnd = -1;
+
+    /// <summary>
+    /// Throws the pages of the ranges away and clears their received and requested bits: they are missing, and a touch
+    /// of them faults again once the block is registered.
+    /// </summary>
+    /// <param name="ranges">Ranges inside the block, multiples of its page size.</param>
+    /// <exception cref="RamBlockException">A range is not acceptable; nothing was discarded.</exception>
+    /// <exception cref="GuestMemoryException">The kernel refused.</exception>
+    /// <remarks>
+    /// Waits for leases on the range and for placements under way in it. With <see cref="UffdFeatures.EventRemove"/>
+    /// on, the call waits until the fault thread has read the event, so it must not be made on the fault thread.
+    /// </remarks>
+    public void Discard(params ReadOnlySpan<PageRange> ranges)
+    {
+        foreach (PageRange range in ranges)
+        {
+            CheckPages(range, "discard");
+        }
+
+        lock (_discardLock)
+        {
+            foreach (PageRange range in ranges)
+            {
+                long step = StretchesPerCall << Claims.Shift;
+                for (long at = range.Offset; at < range.End;)
+                {
+                    long next = Math.Min(range.End, (at & ~(step - 1)) + step);
+                    DiscardPieceLocked(at, next);
+                    at = next;
+                }
+            }
+        }
+    }
+
+    /// <summary>True when the range is what a running <see cref="Discard"/> of ours throws away.</summary>
+    internal bool IsOwnDiscard(long start, long end) =>
+        start >= Volatile.Read(ref _ownDiscardStart) && end <= Volatile.Read(ref _ownDiscardEnd);
+
+    internal void CheckPages(PageRange range, string operation)
+    {
+        if (!PageSize.IsAligned(range.Offset) || !PageSize.IsAligned(range.Length) || range.Length <= 0)
+        {
+            throw new RamBlockException(Name,
+                $"The range to {operation} in RAM block '{Name}', {range.Length} bytes at offset {range.Offset}, is not made of whole pages of {PageSize}.");
+        }
+
+        if (range.Offset < 0 || range.Offset > UsedLength - range.Length)
+        {
+            throw new RamBlockException(Name,
+                $"The range to {operation}, {range.Length} bytes at offset {range.Offset}, does not lie inside RAM block '{Name}' of {UsedLength} bytes.");
+        }
+    }
+
+    private void DiscardPieceLocked(long start, long end)
+    {
+        long first = Claims.StretchOf(start);
+        long count = Claims.StretchOf(end - 1) - first + 1;
+        Claims.AcquireExclusive(first, count);
+        try
+        {
+            // The bits go before the pages: a fault that comes in between finds "not received" and is served.
+            ForgetPages(PageSize.IndexOf(start), (end - start) >> PageSize.Shift);
+            Volatile.Write(ref _ownDiscardEnd, end);
+            Volatile.Write(ref _ownDiscardStart, start);
+            int advice = IsShared ? Libc.MADV_REMOVE : Libc.MADV_DONTNEED;
+            while (Libc.madvise(HostAddress + (nuint)start, (nuint)(end - start), advice) != 0)
+            {
+                int errno = Marshal.GetLastPInvokeError();
+                if (errno is not (Errno.EINTR or Errno.EAGAIN))
+                {
+                    throw new GuestMemoryException("madvise", errno,
+                        $"Discarding {end - start} bytes at offset {start} of RAM block '{Name}' failed with {Errno.Describe(errno)}: " +
+                        "EINVAL means locked memory (munlock it) or, for private huge pages, a kernel before 5.18.");
+                }
+            }
+        }
+        finally
+        {
+            Volatile.Write(ref _ownDiscardStart, -1);
+            Volatile.Write(ref _ownDiscardEnd, -1);
+            Claims.ReleaseExclusive(first, count);
+        }
+    }
+
+    /// <summary>
+    /// Clears received bits, and requested bits only where the page had been received: a page that is waited for stays
+    /// requested, or its waiter's stall would never be closed.
+    /// </summary>
+    private void ForgetPages(long firstPage, long pages)
+    {
+        long cleared = Received.ClearRangeInto(firstPage, pages, Requested);
+        _ = Interlocked.Add(ref _missing, cleared);
+    }
+}
