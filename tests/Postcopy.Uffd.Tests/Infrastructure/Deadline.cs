@@ -8,17 +8,24 @@ internal static class Deadline
 {
     internal static readonly TimeSpan Default = TimeSpan.FromSeconds(15);
 
-    internal static void Until(Func<bool> condition, string what)
+    /// <summary>Waits for the condition; fails the test when it does not come true in time.</summary>
+    internal static void Until(Func<bool> condition, string what) =>
+        Assert.True(Reached(condition, Default), $"Not within {Default}: {what}.");
+
+    /// <summary>Waits for the condition; false when it does not come true in time.</summary>
+    internal static bool Reached(Func<bool> condition, TimeSpan limit)
     {
         long start = Stopwatch.GetTimestamp();
         while (!condition())
         {
-            if (Stopwatch.GetElapsedTime(start) > Default)
+            if (Stopwatch.GetElapsedTime(start) > limit)
             {
-                Assert.Fail($"Not within {Default}: {what}.");
+                return false;
             }
 
             Libc.Pause(50_000);
         }
+
+        return true;
     }
 }

@@ -10,6 +10,8 @@ namespace Postcopy.Uffd.Tests.Infrastructure;
 /// </summary>
 internal sealed class RawMapping : IDisposable
 {
+    private bool _unmapped;
+
     private RawMapping(nuint address, nuint length, nuint pageSize, SafeFileHandle? file)
     {
         Address = address;
@@ -33,12 +35,22 @@ internal sealed class RawMapping : IDisposable
     internal static RawMapping Anonymous(int pages, int extraFlags = 0) =>
         Map(pages, HostPage, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | extraFlags, null);
 
-    internal static RawMapping Memfd(int pages, int filePages = -1, bool shared = true, bool writable = true)
+    internal static RawMapping Memfd(int pages, int filePages = -1, bool shared = true, bool readOnlyFile = false)
     {
         SafeFileHandle file = Check(Libc.memfd_create("test", Libc.MFD_CLOEXEC));
         Assert.Equal(0, Libc.ftruncate(file, (filePages < 0 ? pages : filePages) * (long)HostPage));
-        return Map(pages, HostPage, shared ? Libc.MAP_SHARED : Libc.MAP_PRIVATE, file, writable);
+        if (readOnlyFile)
+        {
+            using SafeFileHandle writable = file;
+            file = Check(Libc.open($"/proc/self/fd/{writable.DangerousGetHandle()}", Libc.O_RDONLY | Libc.O_CLOEXEC));
+        }
+
+        return Map(pages, HostPage, shared ? Libc.MAP_SHARED : Libc.MAP_PRIVATE, file, !readOnlyFile);
     }
+
+    /// <summary>The first page of a regular file, private.</summary>
+    internal static RawMapping OfFile(string path) =>
+        Map(1, HostPage, Libc.MAP_PRIVATE, Check(Libc.open(path, Libc.O_RDONLY | Libc.O_CLOEXEC)));
 
     internal static RawMapping Hugetlb(int pages, bool shared, bool reserve = true)
     {
@@ -68,7 +80,17 @@ internal sealed class RawMapping : IDisposable
         return this;
     }
 
-    /// <summary>Forgets the mapping, for tests that unmapped or moved it themselves.</summary>
+    /// <summary>
+    /// Unmaps it now, so that Dispose does not: by then the addresses may belong to somebody else, and an munmap too
+    /// many takes a page out of malloc's arena or another test's memory. Never unmap a part in a shared process.
+    /// </summary>
+    internal int Unmap()
+    {
+        _unmapped = true;
+        return Libc.munmap(Address, Length);
+    }
+
+    /// <summary>Follows an mremap(2) of the whole mapping.</summary>
     internal void Moved(nuint to) => Address = to;
 
     internal static nuint HostPage => (nuint)Environment.SystemPageSize;
@@ -88,13 +110,17 @@ internal sealed class RawMapping : IDisposable
 
     private static SafeFileHandle Check(SafeFileHandle file)
     {
-        Assert.False(file.IsInvalid, $"memfd_create failed: {Errno.Describe(Marshal.GetLastPInvokeError())}");
+        Assert.False(file.IsInvalid, $"No file: {Errno.Describe(Marshal.GetLastPInvokeError())}");
         return file;
     }
 
     public void Dispose()
     {
-        _ = Libc.munmap(Address, Length);
+        if (!_unmapped)
+        {
+            _ = Unmap();
+        }
+
         File?.Dispose();
     }
 }

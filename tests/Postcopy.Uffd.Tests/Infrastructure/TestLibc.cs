@@ -17,7 +17,7 @@ internal static unsafe partial class TestLibc
     private const int SYS_pidfd_getfd = 438;
 
     [StructLayout(LayoutKind.Sequential)]
-    internal struct RLimit
+    private struct RLimit
     {
         internal ulong Current;
         internal ulong Maximum;
@@ -33,16 +33,16 @@ internal static unsafe partial class TestLibc
     internal static partial nuint mremap(nuint address, nuint oldLength, nuint newLength, int flags, nuint newAddress);
 
     [LibraryImport("libc", SetLastError = true)]
-    internal static partial int mprotect(nuint address, nuint length, int prot);
-
-    [LibraryImport("libc", SetLastError = true)]
     internal static partial int kill(int pid, int signal);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int waitpid(int pid, int* status, int options);
 
     [LibraryImport("libc", SetLastError = true)]
-    internal static partial int setrlimit(int resource, RLimit* limit);
+    private static partial int setrlimit(int resource, RLimit* limit);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int getrlimit(int resource, RLimit* limit);
 
     [LibraryImport("libc", SetLastError = true)]
     private static partial int setresgid(uint r, uint e, uint s);
@@ -61,10 +61,13 @@ internal static unsafe partial class TestLibc
 
     internal static void ForbidCoreDumps() => Limit(RLIMIT_CORE, 0);
 
+    /// <summary>Sets the soft limit.</summary>
     internal static void Limit(int resource, ulong value)
     {
-        RLimit none = new() { Current = value, Maximum = value };
-        _ = setrlimit(resource, &none);
+        RLimit limit;
+        _ = getrlimit(resource, &limit);
+        limit.Current = value;
+        _ = setrlimit(resource, &limit);
     }
 
     /// <summary>Makes this process user and group nobody, for good. Only in a child.</summary>
