@@ -167,7 +167,7 @@ public sealed partial class UffdHandle
     private static uffdio_range Range(nuint start, nuint length) => new() { start = start, len = length };
 
     /// <summary>The errno contract of all placing operations; two errnos differ in meaning between them.</summary>
-    private static UffdResult Interpret(int errno, long field, UffdOutcome onNoEntry, UffdOutcome onFault) => errno switch
+    internal static UffdResult Interpret(int errno, long field, UffdOutcome onNoEntry, UffdOutcome onFault) => errno switch
     {
         // A positive field is progress; anything else is a negative errno or untouched, never a length.
         Errno.EAGAIN when field > 0 => new UffdResult(UffdOutcome.Partial, field, errno),

@@ -107,6 +107,29 @@ public sealed class CopyTests
     }
 
     [Fact]
+    public void CopyOverATransparentHugePageReportsAlreadyPresent()
+    {
+        const int pages = 1024;
+        using UffdArena arena = new(RawMapping.Anonymous(pages), UffdModes.None);
+        using RawMapping source = RawMapping.Anonymous(1).Fill(1);
+        nuint huge = (arena.Page(0) + (2 << 20) - 1) & ~(nuint)((2 << 20) - 1);
+        _ = Libc.madvise(huge, 2 << 20, Libc.MADV_HUGEPAGE);
+        _ = Libc.memset(huge, 1, 1);
+        Assert.SkipUnless(IsResident(huge + (100 * arena.PageSize)),
+            "Needs transparent huge pages: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled.");
+        _ = arena.Uffd.Register(new AddressRange(huge, 2 << 20), UffdModes.Missing);
+
+        Assert.Equal(UffdOutcome.AlreadyPresent, arena.Uffd.Copy(huge + (100 * arena.PageSize), source.Address, arena.PageSize).Outcome);
+    }
+
+    internal static unsafe bool IsResident(nuint page)
+    {
+        byte vector;
+        Assert.Equal(0, Libc.mincore(page, RawMapping.HostPage, &vector));
+        return (vector & 1) != 0;
+    }
+
+    [Fact]
     public void AlreadyPresentDoesNotWakeButWakeDoes()
     {
         using UffdArena arena = new(RawMapping.Anonymous(1));

@@ -79,7 +79,7 @@ public sealed class HugetlbTests
 
         // The lie of hazard H7: whoever marks the page received now loses it.
         Assert.Equal(new UffdResult(UffdOutcome.AlreadyPresent, 0, Errno.EEXIST), result);
-        Assert.False(IsResident(arena.Page(0)));
+        Assert.False(CopyTests.IsResident(arena.Page(0)));
     }
 
     [Fact]
@@ -149,12 +149,5 @@ public sealed class HugetlbTests
 
         Assert.Equal((UffdEvent.Remove, arena.Memory.Range), (message.Event, message.Range));
         Assert.Equal(0, discard.Result);
-    }
-
-    private static unsafe bool IsResident(nuint page)
-    {
-        byte vector;
-        Assert.Equal(0, Libc.mincore(page, RawMapping.HostPage, &vector));
-        return (vector & 1) != 0;
     }
 }
