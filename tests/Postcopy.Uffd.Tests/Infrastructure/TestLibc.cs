@@ -33,6 +33,9 @@ internal static unsafe partial class TestLibc
     internal static partial nuint mremap(nuint address, nuint oldLength, nuint newLength, int flags, nuint newAddress);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial int mlockall(int flags);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int kill(int pid, int signal);
 
     [LibraryImport("libc", SetLastError = true)]
