@@ -70,7 +70,7 @@ internal sealed partial class PostcopyTrial
         if (kind == GuestMemoryKind.Anonymous)
         {
             _checks.Add(Operations.HasFlag(UffdOperations.Move)
-                ? Try("move", memory, () => uffd.Move(memory.Address, source.Address, page), "whole huge pages can be moved in", "huge pages are split by postcopy")
+                ? Try("move", memory, () => uffd.Move(memory.Address, source.Address, page), "pages can be moved in without a copy, whole huge pages too", "huge pages are split by postcopy")
                 : HostCheck.Warn("move", "not offered: huge pages are split by postcopy", "use Linux 6.8 or newer"));
         }
 

@@ -58,7 +58,7 @@ internal static class CgroupPlan
                 tightest = needed <= least
                     ? HostCheck.Ok(name, detail)
                     : HostCheck.Fail(name, $"{detail}; beyond the limit the kernel kills the process, no error comes",
-                        $"echo {limit + needed - least} > {group}/{limitFile}, or give the container or unit more memory");
+                        $"give the container or unit more memory, or: echo {limit + needed - least} > {group}/{limitFile}");
             }
 
             if (hierarchy.IsVersion2 && files.Number($"{group}/memory.high") is { } high && needed > headroom(high))
