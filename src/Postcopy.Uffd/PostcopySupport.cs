@@ -18,6 +18,7 @@ public static class PostcopySupport
     public static PostcopySupportReport Check(GuestMemoryKind kind, PageSize? pageSize = null, UffdOpenOptions? options = null)
     {
         PageSize size = pageSize ?? (kind == GuestMemoryKind.Hugetlb ? PageSize.TwoMiB : PageSize.Host);
+        GuestMemory.Validate(new GuestMemoryOptions { Kind = kind, PageSize = size, Length = size.Bytes }, size);
         PostcopyTrial trial = new(kind, size, options ?? new UffdOpenOptions());
         trial.Run();
         return new PostcopySupportReport(kind, size, trial.Checks, trial.Operations);

@@ -122,6 +122,10 @@ public sealed partial class UffdHandle : SafeHandle
         return true;
     }
 
+    /// <summary>Takes a descriptor of this process that was opened by other means and is not negotiated yet.</summary>
+    internal static UffdHandle Adopt(nint descriptor, bool userModeOnly) =>
+        new(descriptor, new UffdOpenOptions { AllowUserModeOnly = userModeOnly }, "adopted", userModeOnly, foreign: false);
+
     private static void RequireUserfaultfd(SafeFileHandle descriptor)
     {
         // A wrong descriptor would answer every operation with ENOTTY, far away from the mistake. Without /proc there

@@ -142,7 +142,8 @@ public sealed class GuestMemory : SafeHandle
 
             throw new GuestMemoryException("madvise", errno,
                 $"Populating {length} bytes at offset {offset} failed with {Errno.Describe(errno)}: " +
-                "EFAULT is a poisoned page or a hugetlb pool that ran dry, ENOMEM want of memory, EINVAL a kernel before 5.14.");
+                "EFAULT is a poisoned page, a hugetlb pool that ran dry, or a missing page of a userfaultfd for user mode only (hazard H22), " +
+                "ENOMEM want of memory, EINVAL a kernel before 5.14.");
         }
     }
 
@@ -166,7 +167,7 @@ public sealed class GuestMemory : SafeHandle
         return unmapped;
     }
 
-    private static void Validate(GuestMemoryOptions options, PageSize pageSize)
+    internal static void Validate(GuestMemoryOptions options, PageSize pageSize)
     {
         if (!Enum.IsDefined(options.Kind))
         {

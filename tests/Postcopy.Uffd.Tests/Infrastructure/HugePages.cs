@@ -4,8 +4,9 @@ using Postcopy.Uffd.Interop;
 namespace Postcopy.Uffd.Tests.Infrastructure;
 
 /// <summary>
-/// Holds the pool of 2 MiB pages at a known size for the tests of one collection, and puts it back. The pool belongs
-/// to the machine: only one such fixture may live at a time, which the collection and a lock file see to.
+/// Sees to it that exactly <see cref="Pages"/> pages of 2 MiB are there for the tests of one collection, and puts the
+/// pool back. The pool belongs to the machine: only one such fixture may live at a time, which the collection and a
+/// lock file see to; the file remembers the pool's size for the next run when this one is killed.
 /// </summary>
 public sealed class HugePages : IDisposable
 {
@@ -21,8 +22,15 @@ public sealed class HugePages : IDisposable
         }
 
         _lock = AcquireLock();
-        _before = File.ReadAllText($"{Pool}/nr_hugepages").Trim();
-        Resize(Pages);
+        using (StreamReader reader = new(_lock, leaveOpen: true))
+        {
+            string left = reader.ReadToEnd();
+            _before = left.Length > 0 ? left : File.ReadAllText($"{Pool}/nr_hugepages").Trim();
+        }
+
+        Remember(_before);
+        // What others use or reserved stays theirs.
+        Resize((int)(Number("nr_hugepages") - Available) + Pages);
     }
 
     /// <summary>Pages in the pool while the fixture lives.</summary>
@@ -42,18 +50,26 @@ public sealed class HugePages : IDisposable
     /// <summary>Pages that nobody uses or reserved.</summary>
     internal static long Available => Number("free_hugepages") - Number("resv_hugepages");
 
-    internal static void Resize(int pages) => File.WriteAllText($"{Pool}/nr_hugepages", pages.ToString(CultureInfo.InvariantCulture));
+    private static void Resize(int pages) => File.WriteAllText($"{Pool}/nr_hugepages", pages.ToString(CultureInfo.InvariantCulture));
 
     public void Dispose()
     {
         if (_lock is not null)
         {
             File.WriteAllText($"{Pool}/nr_hugepages", _before);
+            Remember(string.Empty);
             _lock.Dispose();
         }
     }
 
     private static long Number(string file) => long.Parse(File.ReadAllText($"{Pool}/{file}").Trim(), CultureInfo.InvariantCulture);
+
+    private void Remember(string size)
+    {
+        _lock!.SetLength(0);
+        _lock.Write(System.Text.Encoding.ASCII.GetBytes(size));
+        _lock.Flush(flushToDisk: false);
+    }
 
     private static FileStream AcquireLock()
     {

@@ -1,4 +1,5 @@
 using Postcopy.Uffd.Interop;
+using Abi = Postcopy.Uffd.Interop.Userfaultfd;
 
 namespace Postcopy.Uffd.Tests.Infrastructure;
 
@@ -9,7 +10,7 @@ internal static class Requires
     {
         try
         {
-            return (UffdHandle.Probe(), string.Empty);
+            return (UffdHandle.Probe(AnyKind), string.Empty);
         }
         catch (UffdException e)
         {
@@ -17,13 +18,33 @@ internal static class Requires
         }
     });
 
-    /// <summary>A full userfaultfd (kernel faults too) with these features.</summary>
+    /// <summary>How tests open: an ordinary user's tests run on descriptors for faults of user mode.</summary>
+    internal static UffdOpenOptions AnyKind { get; } = new() { AllowUserModeOnly = true };
+
+    /// <summary>A userfaultfd that also handles faults in system calls.</summary>
+    internal static void KernelFaults()
+    {
+        Userfaultfd();
+        Assert.SkipUnless(!s_support.Value.Support!.UserModeOnly,
+            "Needs a userfaultfd for kernel faults: run as root, or 'setfacl -m u:$USER:rw /dev/userfaultfd' as root.");
+    }
+
+    /// <summary>Any userfaultfd with these features (<see cref="AnyKind"/>).</summary>
     internal static void Userfaultfd(UffdFeatures features = UffdFeatures.None)
     {
         (UffdSupport? support, string refusal) = s_support.Value;
         Assert.SkipUnless(support is not null, $"Needs a userfaultfd. {refusal}");
+        Assert.SkipUnless(!features.HasFlag(UffdFeatures.EventFork) || Libc.geteuid() == 0, "EVENT_FORK needs CAP_SYS_PTRACE: run the tests with 'sudo dotnet test'.");
         UffdFeatures missing = features & ~support!.Features;
         Assert.SkipUnless(missing == 0, $"Needs a kernel with {missing}; this one is {Environment.OSVersion.VersionString}. Run the tests on a newer kernel.");
+    }
+
+    /// <summary>A descriptor for faults of user mode only, also where a better one could be had.</summary>
+    internal static UffdHandle UserModeOnly()
+    {
+        int fd = (int)Libc.syscall_int(Libc.SYS_userfaultfd, Libc.O_CLOEXEC | Libc.O_NONBLOCK | Abi.UFFD_USER_MODE_ONLY);
+        Assert.SkipUnless(fd >= 0, "Needs UFFD_USER_MODE_ONLY: Linux 5.11 or newer.");
+        return UffdHandle.Adopt(fd, userModeOnly: true);
     }
 
     /// <summary>Root: for huge-page pools, other users and memory cgroups.</summary>

@@ -26,7 +26,7 @@ internal sealed class UffdArena : IDisposable
     {
         Memory = memory;
         Requires.Userfaultfd(features);
-        Uffd = UffdHandle.Open();
+        Uffd = UffdHandle.Open(Requires.AnyKind);
         _ = Uffd.Negotiate(features);
         Registration = modes == UffdModes.None ? default : Uffd.Register(memory.Range, modes);
         _watchdog = new Timer(_ => Uffd.Dispose(), null, s_watchdog, Timeout.InfiniteTimeSpan);

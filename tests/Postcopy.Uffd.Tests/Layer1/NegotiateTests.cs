@@ -12,10 +12,10 @@ public sealed class NegotiateTests
     public void ProbingUsesUpNoDescriptorOfOurs()
     {
         Requires.Userfaultfd();
-        UffdSupport support = UffdHandle.Probe();
+        UffdSupport support = UffdHandle.Probe(Requires.AnyKind);
         TestContext.Current.TestOutputHelper?.WriteLine($"{Environment.OSVersion}: {support}");
 
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         UffdGrant grant = uffd.Negotiate(UffdFeatures.ThreadId);
 
         Assert.Equal(support.Features, grant.Offered);
@@ -29,7 +29,7 @@ public sealed class NegotiateTests
     public void ARequiredFeatureThatIsMissingThrowsWithItsName()
     {
         Requires.Userfaultfd();
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
 
         UffdException e = Assert.Throws<UffdException>(() => uffd.Negotiate(FromTheFuture | UffdFeatures.ThreadId));
 
@@ -43,7 +43,7 @@ public sealed class NegotiateTests
     public void AnOptionalFeatureThatIsMissingIsRefusedWithAReason()
     {
         Requires.Userfaultfd();
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
 
         UffdGrant grant = uffd.Negotiate(UffdFeatures.None, FromTheFuture | UffdFeatures.ThreadId);
 
@@ -58,8 +58,8 @@ public sealed class NegotiateTests
     {
         Requires.Userfaultfd();
         Requires.Root("EVENT_FORK (CAP_SYS_PTRACE)");
-        UffdFeatures all = UffdHandle.Probe().Features;
-        using UffdHandle uffd = UffdHandle.Open();
+        UffdFeatures all = UffdHandle.Probe(Requires.AnyKind).Features;
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
 
         // Bits that this library has no name for are passed on like the others.
         Assert.Equal(all, uffd.Negotiate(all).Granted);
@@ -80,7 +80,7 @@ public sealed class NegotiateTests
     public void ASecondHandshakeIsRefused()
     {
         Requires.Userfaultfd();
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         _ = uffd.Negotiate();
 
         UffdException e = Assert.Throws<UffdException>(() => uffd.Negotiate());
@@ -92,7 +92,7 @@ public sealed class NegotiateTests
     public void AHandshakeThroughADuplicateIsRefusedByTheKernel()
     {
         Requires.Userfaultfd();
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         using UffdHandle duplicate = uffd.Duplicate();
         _ = uffd.Negotiate();
 
@@ -113,7 +113,7 @@ public sealed class NegotiateTests
 
     private static void NegotiateAsNobody(ChildScenario child)
     {
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         TestLibc.BecomeNobody();
         child.Say(uffd.Negotiate(optional: UffdFeatures.ThreadId).Granted.ToString());
     }

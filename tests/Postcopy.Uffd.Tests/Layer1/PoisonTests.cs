@@ -32,6 +32,7 @@ public sealed class PoisonTests
     [Fact]
     public void PoisonWakesTheThreadThatWaits()
     {
+        Requires.KernelFaults();
         using UffdArena arena = new(RawMapping.Anonymous(1), features: UffdFeatures.Poison);
         FaultingThread reader = arena.Run(() => ErrnoOfAKernelRead(arena.Page(0)));
         _ = arena.NextMessage();

@@ -14,6 +14,7 @@ public sealed class PostcopySupportTests(ITestOutputHelper output)
     [InlineData(GuestMemoryKind.Hugetlb, "open handshake thread-id locked-memory register fault discard zeropage poison")]
     public void ThisHostSupportsPostcopy(GuestMemoryKind kind, string names)
     {
+        Requires.KernelFaults();
         Requires.Userfaultfd(UffdFeatures.Move | UffdFeatures.Poison | UffdFeatures.MinorShmem);
         if (kind == GuestMemoryKind.Hugetlb)
         {
@@ -104,8 +105,6 @@ public sealed class PostcopySupportTests(ITestOutputHelper output)
     [Fact]
     public void APageSizeThatTheKindCannotHaveIsTheCallersMistake()
     {
-        Requires.Userfaultfd();
-
         Assert.Throws<ArgumentException>(() => PostcopySupport.Check(GuestMemoryKind.Anonymous, PageSize.TwoMiB));
     }
 

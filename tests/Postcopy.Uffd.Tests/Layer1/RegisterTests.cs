@@ -45,7 +45,7 @@ public sealed class RegisterTests
     public void ARangeOfAnotherUserfaultfdIsBusy()
     {
         using UffdArena arena = new(RawMapping.Anonymous(1));
-        using UffdHandle other = UffdHandle.Open();
+        using UffdHandle other = UffdHandle.Open(Requires.AnyKind);
         _ = other.Negotiate();
 
         UffdException e = Assert.Throws<UffdException>(() => other.Register(arena.Memory.Range, UffdModes.Missing));
@@ -102,7 +102,7 @@ public sealed class RegisterTests
     public void RegisteringBeforeNegotiatingIsRefused()
     {
         Requires.Userfaultfd();
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         using RawMapping memory = RawMapping.Anonymous(1);
 
         Assert.Equal(Errno.EINVAL, Assert.Throws<UffdException>(() => uffd.Register(memory.Range, UffdModes.Missing)).Errno);
@@ -187,7 +187,7 @@ public sealed class RegisterTests
     {
         RawMapping memory = RawMapping.Anonymous(3);
         _ = Libc.munmap(memory.Page(1), memory.PageSize);
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         _ = uffd.Negotiate();
         _ = uffd.Register(memory.Range, UffdModes.Missing);
         child.Say("registered");

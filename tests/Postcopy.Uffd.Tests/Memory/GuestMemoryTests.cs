@@ -113,7 +113,7 @@ public sealed class GuestMemoryTests
     {
         Requires.Userfaultfd(UffdFeatures.Poison);
         using GuestMemory memory = GuestMemory.Allocate(new() { Length = 4096 });
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         _ = uffd.Negotiate(UffdFeatures.Poison);
         _ = uffd.Register(memory.Range, UffdModes.Missing);
         Assert.True(uffd.Poison(memory.Address, 4096).IsDone);
@@ -122,6 +122,20 @@ public sealed class GuestMemoryTests
 
         Assert.Contains(e.Errno, new[] { Errno.EFAULT, Errno.EHWPOISON });
         Assert.Contains("poisoned", e.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void PopulateThroughAUserModeOnlyDescriptorSaysSo()
+    {
+        Requires.Userfaultfd();
+        using GuestMemory memory = GuestMemory.Allocate(new() { Length = 4096 });
+        using UffdHandle uffd = Requires.UserModeOnly();
+        _ = uffd.Negotiate();
+        _ = uffd.Register(memory.Range, UffdModes.Missing);
+
+        GuestMemoryException e = Assert.Throws<GuestMemoryException>(() => memory.Populate(0, 4096, forWriting: true));
+
+        Assert.Contains("user mode only", e.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -142,7 +156,7 @@ public sealed class GuestMemoryTests
     [Fact]
     public void ReadersOfAMissingPageDoNotHoldUpACollection()
     {
-        Requires.Userfaultfd();
+        Requires.KernelFaults();
         string[] lines = ChildProcess.Run(CollectWhileReadWriteAndPopulateWait).Split('\n', StringSplitOptions.RemoveEmptyEntries);
 
         Assert.Equal(["collected while 3 threads waited", "read 90, wrote, populated"], lines);
@@ -152,7 +166,7 @@ public sealed class GuestMemoryTests
     {
         using GuestMemory memory = GuestMemory.Allocate(new() { Length = 3 * 4096 });
         using RawMapping source = RawMapping.Anonymous(1).Fill(90);
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         _ = uffd.Negotiate();
         _ = uffd.Register(memory.Range, UffdModes.Missing);
         byte[] read = new byte[1];

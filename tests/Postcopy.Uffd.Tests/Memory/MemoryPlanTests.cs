@@ -206,7 +206,7 @@ public sealed class MemoryPlanTests(ITestOutputHelper output)
     [Fact]
     public void ThisHostIsReadWithoutAnUnknown()
     {
-        MemoryPlanReport report = MemoryPlan.Check([new(GuestMemoryKind.Anonymous, 16 * MiB) { Locked = true }]);
+        MemoryPlanReport report = MemoryPlan.Check([new(GuestMemoryKind.Anonymous, 64 << 10) { Locked = true }]);
         MemoryPlanReport tooMuch = MemoryPlan.Check([new(GuestMemoryKind.Anonymous, 1L << 50)]);
 
         output.WriteLine(report.ToString());
@@ -269,7 +269,7 @@ public sealed class MemoryPlanTests(ITestOutputHelper output)
         child.Say($"plan: {MemoryPlan.Check([new(GuestMemoryKind.Anonymous, pages * 4096L)]).IsSufficient}");
         using GuestMemory memory = GuestMemory.Allocate(new() { Length = pages * 4096L });
         using RawMapping source = RawMapping.Anonymous(1).Fill(1);
-        using UffdHandle uffd = UffdHandle.Open();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
         _ = uffd.Negotiate();
         _ = uffd.Register(memory.Range, UffdModes.Missing);
         for (nuint page = 0; page < pages; page++)
