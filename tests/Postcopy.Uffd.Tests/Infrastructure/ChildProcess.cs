@@ -85,17 +85,7 @@ internal sealed class ChildProcess : IDisposable
     /// <summary>The child's next line; fails the test when there is none in time.</summary>
     internal string ReadLine()
     {
-        string? line = null;
-        try
-        {
-            line = _process.StandardOutput.ReadLineAsync().WaitAsync(_limit).GetAwaiter().GetResult();
-        }
-        catch (TimeoutException)
-        {
-            Kill();
-            Assert.Fail($"The child said nothing for {_limit}. Its errors: {Errors}");
-        }
-
+        string? line = Await(_process.StandardOutput.ReadLineAsync());
         if (line is null)
         {
             Assert.Fail($"The child ended without the expected line, exit code {WaitForExit()}. Its errors: {Errors}");
@@ -104,7 +94,8 @@ internal sealed class ChildProcess : IDisposable
         return line;
     }
 
-    internal string ReadToEnd() => _process.StandardOutput.ReadToEndAsync().WaitAsync(_limit).GetAwaiter().GetResult();
+    /// <summary>All that the child says until it closes its output; fails the test when it does not end in time.</summary>
+    internal string ReadToEnd() => Await(_process.StandardOutput.ReadToEndAsync());
 
     internal void WriteLine(string line)
     {
@@ -134,6 +125,20 @@ internal sealed class ChildProcess : IDisposable
     {
         int code = WaitForExit();
         Assert.True(code == 0, $"The child ended with code {code}. Its errors: {Errors}");
+    }
+
+    private T Await<T>(Task<T> output)
+    {
+        try
+        {
+            return output.WaitAsync(_limit).GetAwaiter().GetResult();
+        }
+        catch (TimeoutException)
+        {
+            Kill();
+            Assert.Fail($"The child said nothing for {_limit} and was killed: it hangs. Its errors: {Errors}");
+            throw;
+        }
     }
 
     public void Dispose()
