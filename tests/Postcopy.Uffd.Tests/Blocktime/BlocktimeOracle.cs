@@ -35,14 +35,6 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
             return BeginKind.Duplicate;
         }
 
-        for (int i = 0; i + 1 < waits.Count; i++)
-        {
-            if (waits[i].IsOpen && waits[i].Page == page)
-            {
-                waits[i].End = waits[i + 1].Start;
-            }
-        }
-
         // Four open at most: the definition of the product, not of blocktime.
         List<Wait> open = waits.FindAll(w => w.IsOpen);
         if (open.Count == 4)
@@ -54,7 +46,23 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
         return BeginKind.New;
     }
 
-    internal void Confirm(int slot) => _slots[slot].Waits[^1].Confirmed = true;
+    internal void Confirm(int slot)
+    {
+        List<Wait> waits = _slots[slot].Waits;
+        if (!waits[^1].IsOpen)
+        {
+            return;
+        }
+
+        waits[^1].Confirmed = true;
+        for (int i = 0; i + 1 < waits.Count; i++)
+        {
+            if (waits[i].IsOpen && waits[i].Page == waits[^1].Page)
+            {
+                waits[i].End = waits[i + 1].Start;
+            }
+        }
+    }
 
     internal void Cancel(int slot)
     {
