@@ -28,12 +28,16 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private readonly Libc.PollFd* _poll;
     private readonly Thread _thread;
 
+    // Reads of one descriptor before the others and the waiting requests get their turn (hazard H38).
+    private const int ReadsPerTurn = 16;
+
     private FaultSource[] _sources = [];
     private bool _stop;
 
     internal FaultReader(FaultReaderOptions options, PostcopyPlacer placer, BlocktimeTracker? blocktime, RamBlockRegistry registry,
         LayoutGate? gate, IFaultObserver observer)
     {
+        options.Validate();
         _options = options;
         _placer = placer;
         _blocktime = blocktime;
@@ -75,6 +79,9 @@ internal sealed unsafe partial class FaultReader : IDisposable
         RequesterBusy = _counters.Sum((int)Counter.RequesterBusy),
     };
 
+    /// <summary>The clock of retries.</summary>
+    internal TimeProvider Clock { get; init; } = TimeProvider.System;
+
     internal void AddSource(FaultSource source)
     {
         if (_sources.Length == MaxSources)
@@ -97,8 +104,14 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
     internal void Kick() => _kick.Signal();
 
+    /// <exception cref="InvalidOperationException">The caller is the fault thread, out of a page requester.</exception>
     internal void Stop()
     {
+        if (Thread.CurrentThread == _thread)
+        {
+            throw new InvalidOperationException("The fault thread cannot wait for its own end: a page requester must not end or close the destination.");
+        }
+
         Volatile.Write(ref _stop, true);
         Kick();
         if (_thread.IsAlive)
@@ -109,12 +122,29 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
     public void Dispose()
     {
+        // The counters stay readable; their finalizer frees them.
         Stop();
         NativeMemory.Free(_messages);
         NativeMemory.Free(_poll);
         _kick.Dispose();
-        _counters.Dispose();
     }
+
+    /// <summary>One turn of the loop without waiting: what tests drive with a simulated kernel.</summary>
+    internal void Turn()
+    {
+        foreach (FaultSource source in Volatile.Read(ref _sources))
+        {
+            ReadAll(source);
+        }
+
+        RetryParked();
+        SendWaiting();
+    }
+
+    /// <summary>How long the loop would wait now: nanoseconds, -1 for ever. For tests.</summary>
+    internal long Patience => NextRetry();
+
+    private long Now() => Clock.GetTimestamp() * (1_000_000_000 / Clock.TimestampFrequency);
 
     private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);
 
@@ -192,7 +222,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private void ReadAll(FaultSource source)
     {
         Span<UffdMessage> batch = new(_messages, _options.BatchSize);
-        while (!Volatile.Read(ref _stop))
+        for (int reads = 0; reads < ReadsPerTurn && !Volatile.Read(ref _stop); reads++)
         {
             // With events on, no placement may fall between reading one and acting on it.
             _gate?.EnterExclusive();
@@ -201,10 +231,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
             try
             {
                 count = source.Kernel.Read(batch, out outcome);
-                if (_gate is not null)
-                {
-                    ApplyEvents(source, batch[..count]);
-                }
+                ApplyEvents(source, batch[..count]);
             }
             finally
             {
@@ -225,6 +252,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
                 }
             }
 
+            PauseInStorm();
             if (count < batch.Length)
             {
                 return;
