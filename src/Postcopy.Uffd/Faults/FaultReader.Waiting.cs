@@ -164,9 +164,18 @@ internal sealed unsafe partial class FaultReader
         // Behind others that wait for room it waits too: order is the only fairness there is. Before a new link was
         // told what is open it waits as well, or it would be part of that and be sent twice.
         IPageRequester? requester = Volatile.Read(ref _requester);
-        if (requester is not null && Volatile.Read(ref _resend) == 0 && _unsentCount == 0 && Send(requester, block, page, 1))
+        if (requester is not null && Volatile.Read(ref _resend) == 0 && _unsentCount == 0)
         {
-            return;
+            // A duty left over from before a discard is done with this as well.
+            if (block.Unsent.Test(page))
+            {
+                _ = block.Unsent.TestAndClear(page);
+            }
+
+            if (Send(requester, block, page, 1))
+            {
+                return;
+            }
         }
 
         _ = block.Unsent.TestAndSet(page);
