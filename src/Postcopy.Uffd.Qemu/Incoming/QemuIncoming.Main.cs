@@ -21,7 +21,7 @@ public sealed partial class QemuIncoming
                     writer.SwitchoverAck();
                     break;
                 case StreamRecordKind.Ping:
-                    writer.Pong(reader.PingValue);
+                    Answer(writer, reader.PingValue);
                     break;
                 case StreamRecordKind.PostcopyAdvise:
                     _destination.Advise();
@@ -58,6 +58,19 @@ public sealed partial class QemuIncoming
         }
 
         Complete(link);
+    }
+
+    /// <summary>What is in the socket still counts when the peer is gone already, the package above all: reading finds the end.</summary>
+    private static void Answer(ReturnPathWriter writer, uint ping)
+    {
+        try
+        {
+            writer.Pong(ping);
+        }
+        catch (MigrationConnectionException)
+        {
+            // See above.
+        }
     }
 
     /// <summary>

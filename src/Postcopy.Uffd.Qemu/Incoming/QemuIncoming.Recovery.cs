@@ -177,10 +177,19 @@ public sealed partial class QemuIncoming
     {
         lock (_lock)
         {
-            if (!_over && !_mainEnded && _link is { Ended: false } link && link.StandsStill(_options.TimeProvider, _options.StallTimeout))
+            if (_over || _mainEnded || _link is not { Ended: false } link)
+            {
+                return;
+            }
+
+            if (link.StandsStill(_options.TimeProvider, _options.StallTimeout))
             {
                 link.Lose(new MigrationConnectionException(
                     ConnectionLossReason.TimedOut, $"Nothing was received for {_options.StallTimeout.TotalSeconds:0.###} s (StallTimeout)."));
+            }
+            else if (link.Writer.IsBroken)
+            {
+                link.Lose(new MigrationConnectionException(ConnectionLossReason.TransportError, "The source takes no requests any more."));
             }
         }
     }

@@ -28,7 +28,8 @@ internal sealed class Cut
     /// <summary>Behind the package; the source says PING, then begins a section: its first record starts 14 bytes later.</summary>
     internal static Cut AfterPackage(long delta) => new([8, 0, 7, 0, 4], true, delta);
 
-    internal static Cut AfterRecvBitmap() => new([8, 0, 10], false, 0);
+    /// <summary>Behind the first block's, in the middle of the next command.</summary>
+    internal static Cut AfterRecvBitmap() => new([8, 0, 10], false, 2 + 1 + "pc.ram".Length + 2);
 
     /// <summary>In the middle of a bitmap: type 5, then length, name and bulk.</summary>
     internal static Cut InsideBitmap() => new([0, 5, 0], false, 20);

@@ -93,6 +93,7 @@ internal sealed class Migration : IAsyncDisposable
     {
         while (!condition())
         {
+            TestContext.Current.CancellationToken.ThrowIfCancellationRequested();
             await Task.Delay(1);
         }
     }
