@@ -11,14 +11,18 @@ internal sealed class IncomingLink
     private long _received = -1;
     private long _stillSince;
 
-    internal IncomingLink(MigrationChannel main, bool active)
+    internal IncomingLink(MigrationChannel main, long number, bool active)
     {
+        Number = number;
         Main = main;
         Writer = new ReturnPathWriter(main);
         Active = active;
     }
 
     internal MigrationChannel Main { get; }
+
+    /// <summary>A later one has a higher number.</summary>
+    internal long Number { get; }
 
     internal ReturnPathWriter Writer { get; }
 

@@ -14,8 +14,11 @@ public sealed partial class QemuIncoming
     private bool _confirmed;
 
     /// <summary>An accepted connection; <c>_lock</c> guards what changes.</summary>
-    private sealed class Connection(MigrationChannel channel)
+    private sealed class Connection(MigrationChannel channel, long number)
     {
+        /// <summary>The order of acceptance.</summary>
+        internal long Number { get; } = number;
+
         internal MigrationChannel Channel { get; } = channel;
 
         /// <summary>It is a main or an urgent connection, not one that has said nothing yet.</summary>
@@ -78,7 +81,7 @@ public sealed partial class QemuIncoming
             }
 
             connection.HasRole = true;
-            return _link = new IncomingLink(connection.Channel, active: true);
+            return _link = new IncomingLink(connection.Channel, connection.Number, active: true);
         }
     }
 
@@ -100,6 +103,12 @@ public sealed partial class QemuIncoming
                 }
 
                 old = _link!;
+                if (old.Number > connection.Number)
+                {
+                    // The source has given this one up already: only its thread is late.
+                    return null;
+                }
+
                 if (!old.Ended)
                 {
                     old.Lose(new QemuIncomingException("The source has resumed over another connection.", sourceMayResume: false));
@@ -127,7 +136,7 @@ public sealed partial class QemuIncoming
                 {
                     connection.HasRole = true;
                     StopRecoverTimerLocked();
-                    return _link = new IncomingLink(connection.Channel, active: false);
+                    return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
                 }
             }
         }

@@ -33,6 +33,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
 
     private RamBlock[] _blocks = [];
     private IncomingLink? _link;
+    private long _accepted;
     private bool _started;
     private bool _over;
     private bool _pointOfNoReturn;
@@ -202,7 +203,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
                 _connections.Find(c => !c.HasRole)?.Channel.Abort();
             }
 
-            Connection connection = new(channel);
+            Connection connection = new(channel, ++_accepted);
             _connections.Add(connection);
             Thread thread = new(() => Serve(connection)) { IsBackground = true, Name = "postcopy-receive" };
             _ = _threads.RemoveAll(t => !t.IsAlive && t.ThreadState != ThreadState.Unstarted);

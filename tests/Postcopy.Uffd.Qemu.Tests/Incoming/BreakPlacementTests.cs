@@ -3,7 +3,7 @@ namespace Postcopy.Uffd.Qemu.Tests.Incoming;
 /// <summary>Where a break falls: after the switch our own source recovers from each, twice in the same place and once more.</summary>
 public sealed class BreakPlacementTests
 {
-    private const int Limit = 60_000;
+    private const int Limit = 15_000;
     private const long Ram = 4 << 20;
     private const int RecordHead = 9 + 5;
 
@@ -31,6 +31,7 @@ public sealed class BreakPlacementTests
             new QemuSourceOptions { Preempt = preempt, BackgroundBandwidth = 8 << 20 },
             new QemuIncomingOptions { OnRunning = running.SetResult, RecoverTimeout = TimeSpan.FromSeconds(20), Preempt = preempt != QemuPreemptMode.None });
         Task<CompletionReport> receiving = migration.Receive();
+        using CancellationTokenRegistration stuck = TestContext.Current.CancellationToken.Register(() => TestContext.Current.TestOutputHelper!.WriteLine(migration.ToString()));
         Cut? first = place switch
         {
             "right after the package" => Cut.AfterPackage(0),

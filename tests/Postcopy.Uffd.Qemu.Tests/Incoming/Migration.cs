@@ -89,6 +89,10 @@ internal sealed class Migration : IAsyncDisposable
         Directory.Delete(_folder, recursive: true);
     }
 
+    /// <summary>For a test that hangs.</summary>
+    public override string ToString() =>
+        $"source {Source.State} {Source.Statistics} {Source.Error?.Message}; destination {Destination.State}, {Destination.DescribeMissing()}; {Incoming.Statistics}; faults {Destination.Faults}";
+
     internal static async Task Until(Func<bool> condition)
     {
         while (!condition())
