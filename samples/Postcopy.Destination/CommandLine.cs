@@ -64,8 +64,8 @@ internal sealed class CommandLine
             return;
         }
 
-        string kind = result.GetValue(_memoryKind)!;
-        string page = result.GetValue(_pageSize)!;
+        string kind = result.GetValue(_memoryKind) ?? "anonymous";
+        string page = result.GetValue(_pageSize) ?? "4k";
         if (page == "2m" && kind != "hugetlb")
         {
             result.AddError($"--page-size: '2m' is not allowed with --memory-kind {kind}; use --memory-kind hugetlb, or --page-size 4k.");

@@ -139,7 +139,7 @@ public sealed partial class PostcopyDestination
 
     private void CloseIncompleteLocked(MissingPagePolicy policy, long missing)
     {
-        string what = DescribeMissing(missing);
+        string what = DescribeMissing();
         switch (policy)
         {
             case MissingPagePolicy.Fail:
@@ -182,11 +182,13 @@ public sealed partial class PostcopyDestination
         _ = _completion.TrySetException(new PostcopyIncompleteException($"The destination was closed with pages missing: {what}."));
     }
 
-    private string DescribeMissing(long missing)
+    /// <summary>How many pages are missing and where the first is, in words.</summary>
+    public string DescribeMissing()
     {
-        RamBlock block = Blocks.Blocks.First(b => b.MissingPages > 0);
-        _ = block.Received.TryFindNextClear(0, out long page);
-        return $"{missing} pages are missing, the first at offset 0x{page << block.PageSize.Shift:x} of RAM block '{block.Name}'";
+        RamBlock? block = Blocks.Blocks.FirstOrDefault(b => b.MissingPages > 0);
+        return block is not null && block.Received.TryFindNextClear(0, out long page)
+            ? $"{MissingPages()} pages are missing, the first at offset 0x{page << block.PageSize.Shift:x} of RAM block '{block.Name}'"
+            : "no page is missing";
     }
 
     private void Release(bool keepFrozen)

@@ -1,4 +1,3 @@
-using System.Runtime.CompilerServices;
 using Microsoft.Extensions.Logging;
 using Postcopy.Uffd.Interop;
 
@@ -14,6 +13,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private readonly Lock _waitersLock = new();
     private readonly List<Waiter> _waiters = [];
     private readonly StallWatch _alarms;
+
+    // A length on the wire has 32 bits, and a request is answered as one piece: keep them moderate.
+    private const long LongestRequest = 16 << 20;
 
     private Thread? _control;
     private bool _stopControl;
@@ -132,11 +134,12 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     {
         int shift = block.PageSize.Shift;
         long end = range.End >> shift;
+        long most = Math.Max(1, LongestRequest >> shift);
         for (long page = range.Offset >> shift; page < end;)
         {
             // Runs of pages that are neither received nor asked for; one request each.
             long first = page;
-            while (page < end && !block.Received.Test(page) && !block.Requested.TestAndSet(page))
+            while (page < end && page - first < most && !block.Received.Test(page) && !block.Requested.TestAndSet(page))
             {
                 page++;
             }
@@ -283,7 +286,6 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         }
     }
 
-    [MethodImpl(MethodImplOptions.NoInlining)]
     private long MissingPages()
     {
         long missing = 0;

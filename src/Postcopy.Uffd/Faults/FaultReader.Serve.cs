@@ -59,11 +59,13 @@ internal sealed unsafe partial class FaultReader
         if (requested)
         {
             Duplicate();
+            return true;
         }
-        else
+
+        _duplicatesInARow = 0;
+        _duplicatePause = 0;
+        if (!_placer.TryPlaceStaged(block, page))
         {
-            _duplicatesInARow = 0;
-            _duplicatePause = 0;
             Request(new PageRequest(block, page << block.PageSize.Shift, block.PageSize.Bytes));
         }
 

@@ -29,4 +29,7 @@ public sealed record PlacementStatistics
 
     /// <summary>Placements that a waiter was open for.</summary>
     public long AwaitedPlacements { get; init; }
+
+    /// <summary>Pages that were received, not placed yet, and placed at once because a thread faulted on them.</summary>
+    public long StagedPagesPlacedOnFault { get; init; }
 }

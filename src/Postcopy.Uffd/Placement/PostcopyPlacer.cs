@@ -44,6 +44,7 @@ public sealed partial class PostcopyPlacer : IDisposable
         PartialOperations,
         Pauses,
         AwaitedPlacements,
+        StagedOnFault,
         Count,
     }
 
@@ -66,6 +67,7 @@ public sealed partial class PostcopyPlacer : IDisposable
         PartialOperations = _counters.Sum((int)Counter.PartialOperations),
         Pauses = _counters.Sum((int)Counter.Pauses),
         AwaitedPlacements = _counters.Sum((int)Counter.AwaitedPlacements),
+        StagedPagesPlacedOnFault = _counters.Sum((int)Counter.StagedOnFault),
     };
 
     /// <summary>Set by the destination while events are enabled.</summary>
@@ -105,31 +107,29 @@ public sealed partial class PostcopyPlacer : IDisposable
         Run(block, offset, length, Kind.PageCache, 0);
 
     /// <summary>
-    /// Writes pages of a precopy pass into a block that is not registered yet, and marks them received. A later pass
-    /// may write them again.
+    /// Writes a part of a precopy pass into a block that is not registered yet, and marks the pages it touches
+    /// received. Later passes may write them again; what stays incomplete the source discards before the switch.
     /// </summary>
     /// <param name="block">A block that is not attached.</param>
-    /// <param name="offset">Bytes from its start, page-aligned.</param>
+    /// <param name="offset">Bytes from its start, a multiple of 4096.</param>
     /// <param name="source">The bytes. Safety: as for <see cref="Place"/>.</param>
-    /// <param name="length">Bytes, whole pages.</param>
+    /// <param name="length">Bytes, a multiple of 4096.</param>
     /// <exception cref="RamBlockException">The range is not acceptable, or the block is registered already.</exception>
     public void WritePrecopy(RamBlock block, long offset, nuint source, long length)
     {
-        CheckPrecopy(block, offset, length);
+        (long first, long pages) = CheckPrecopy(block, offset, length);
         _ = Libc.memcpy(block.HostAddress + (nuint)offset, source, (nuint)length);
-        _ = block.MarkReceived(block.PageSize.IndexOf(offset), length >> block.PageSize.Shift);
+        _ = block.MarkReceived(first, pages);
     }
 
-    /// <summary>As <see cref="WritePrecopy"/>, for pages of zeros.</summary>
+    /// <summary>As <see cref="WritePrecopy"/>, for zeros.</summary>
     /// <param name="block">A block that is not attached.</param>
-    /// <param name="offset">Bytes from its start, page-aligned.</param>
-    /// <param name="length">Bytes, whole pages.</param>
+    /// <param name="offset">Bytes from its start, a multiple of 4096.</param>
+    /// <param name="length">Bytes, a multiple of 4096.</param>
     /// <exception cref="RamBlockException">The range is not acceptable, or the block is registered already.</exception>
     public void ZeroPrecopy(RamBlock block, long offset, long length)
     {
-        CheckPrecopy(block, offset, length);
-        long first = block.PageSize.IndexOf(offset);
-        long pages = length >> block.PageSize.Shift;
+        (long first, long pages) = CheckPrecopy(block, offset, length);
 
         // Fresh memory of our own is zero already and stays without backing; anything else is overwritten.
         if (block.Memory is null || block.Received.AnySet(first, pages))
@@ -160,15 +160,23 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>Frees the counters; no placement may be under way.</summary>
     public void Dispose() => _counters.Dispose();
 
-    private static void CheckPrecopy(RamBlock block, long offset, long length)
+    private static (long FirstPage, long Pages) CheckPrecopy(RamBlock block, long offset, long length)
     {
         ArgumentNullException.ThrowIfNull(block);
-        block.CheckPages(new PageRange(offset, length), "write");
+        if (((offset | length) & (HostPageAssembler.TargetPageBytes - 1)) != 0 || offset < 0 || length <= 0 || offset > block.UsedLength - length)
+        {
+            throw new RamBlockException(block.Name,
+                $"Precopy pages, {length} bytes at offset {offset}, are not whole pages of 4 KiB inside RAM block '{block.Name}' of {block.UsedLength} bytes.");
+        }
+
         if (block.Primary is not null)
         {
             throw new RamBlockException(block.Name,
                 $"RAM block '{block.Name}' is registered; precopy pages are written before Listen, later ones are placed.");
         }
+
+        long first = block.PageSize.IndexOf(offset);
+        return (first, block.PageSize.IndexOf(offset + length - 1) - first + 1);
     }
 
     private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);

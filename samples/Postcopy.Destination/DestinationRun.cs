@@ -1,0 +1,184 @@
+using System.Diagnostics;
+using Postcopy.Uffd;
+using Postcopy.Uffd.Qemu;
+
+namespace Postcopy.Destination;
+
+/// <summary>One migration, from the listening socket to the checked content.</summary>
+internal sealed class DestinationRun : IAsyncDisposable
+{
+    private const int Success = 0;
+    private const int Failure = 1;
+    private const int Interrupted = 130;
+
+    private readonly DestinationOptions _options;
+    private readonly Output _output;
+    private readonly PostcopyDestination _destination;
+    private readonly QemuIncoming _incoming;
+    private readonly SeededContent? _content;
+    private VcpuThreads? _vcpus;
+
+    private DestinationRun(DestinationOptions options, Output output)
+    {
+        _options = options;
+        _output = output;
+        _content = options.Listen is null ? new SeededContent(options.Seed) : null;
+        _destination = new PostcopyDestination(new PostcopyOptions
+        {
+            // The threads here touch memory in user mode, so a descriptor for that is enough; a KVM guest needs more.
+            Open = new UffdOpenOptions { AllowUserModeOnly = true },
+            Blocktime = new BlocktimeOptions(),
+            OnStall = alarm => output.Warn(alarm.ToString()),
+        });
+        _incoming = new QemuIncoming(_destination, new QemuIncomingOptions
+        {
+            CreateBlock = CreateBlock,
+            OnPackage = PackageAsync,
+            OnRunning = () => _vcpus?.Start(),
+            StallTimeout = options.Timeout,
+        });
+    }
+
+    internal static async Task<int> RunAsync(DestinationOptions options, CancellationToken cancellation)
+    {
+        Output output = new(options);
+        try
+        {
+            await using DestinationRun run = new(options, output);
+            return await run.ReceiveAsync(cancellation);
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            output.Error("interrupted");
+            return Interrupted;
+        }
+        catch (Exception e) when (e is UffdException or GuestMemoryException or RamBlockException or QemuIncomingException or MigrationStreamException
+            or PostcopyFailedException or PostcopyIncompleteException or IOException or System.Net.Sockets.SocketException or TimeoutException or UnauthorizedAccessException)
+        {
+            output.Error(e.Message);
+            return Failure;
+        }
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        await _incoming.DisposeAsync();
+
+        // Threads that wait for pages that never came stay frozen, and end with the process: nothing wrong was read.
+        _vcpus?.RequestStop();
+        await _destination.CloseAsync(MissingPagePolicy.KeepWaiting);
+    }
+
+    private async Task<int> ReceiveAsync(CancellationToken cancellation)
+    {
+        using SourceProcess? source = _options.Listen is null ? SourceProcess.Prepare() : null;
+        Endpoint endpoint = _options.Listen ?? source!.Endpoint;
+        using MigrationListener listener = MigrationListener.Bind(endpoint.Address);
+        source?.Start(_options);
+        _output.Info(source is null
+            ? $"waiting for a source on {endpoint}"
+            : $"embedded source: {Quantity.Bytes(_options.MemoryBytes)} of seeded pages (seed {_options.Seed}), background stream " +
+              (_options.Bandwidth == 0 ? "without limit" : $"{Quantity.Bytes(_options.Bandwidth)}/s"));
+
+        using CancellationTokenSource stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        stop.CancelAfter(_options.Timeout);
+        CompletionReport report;
+        VcpuOutcome touched;
+        using (GcPressure? pressure = _options.GcPressure ? new GcPressure() : null)
+        {
+            Task<CompletionReport> receiving = _incoming.RunAsync(listener.AcceptAsync, stop.Token);
+            await _output.FollowAsync(receiving, _destination, _incoming);
+            report = await WithTimeoutNamed(receiving, cancellation);
+            touched = JoinVcpus();
+            if (pressure is not null)
+            {
+                _output.Info($"meanwhile {pressure.Collections} garbage collections were forced");
+            }
+        }
+
+        return await FinishAsync(report, touched, source, cancellation);
+    }
+
+    private async Task<CompletionReport> WithTimeoutNamed(Task<CompletionReport> receiving, CancellationToken cancellation)
+    {
+        try
+        {
+            return await receiving;
+        }
+        catch (OperationCanceledException) when (!cancellation.IsCancellationRequested)
+        {
+            string phase = _destination.State == PostcopyState.None ? "no source came" : _destination.DescribeMissing();
+            throw new TimeoutException($"--timeout: after {_options.Timeout.TotalSeconds:0} s {phase}.");
+        }
+    }
+
+    private VcpuOutcome JoinVcpus()
+    {
+        if (_vcpus is null)
+        {
+            return default;
+        }
+
+        return _vcpus.Join(_options.Timeout)
+            ? new VcpuOutcome(_vcpus.Touches, _vcpus.WrongTouches)
+            : throw new TimeoutException("A touching thread did not end although every page is there.");
+    }
+
+    private async Task<int> FinishAsync(CompletionReport report, VcpuOutcome touched, SourceProcess? source, CancellationToken cancellation)
+    {
+        bool right = touched.Wrong == 0;
+        IReadOnlyList<RamBlock> blocks = _destination.Blocks.Blocks;
+        _output.Summary(report, _incoming, touched);
+        if (_content is not null)
+        {
+            (long pages, long wrong, string? first) = ContentCheck.Compare(blocks, _content);
+            right &= wrong == 0;
+            _output.Info(wrong == 0
+                ? $"content: all {pages} pages are right"
+                : $"content: {wrong} of {pages} pages are WRONG, the first at {first}");
+        }
+
+        if (_options.HashFile is { } hashFile)
+        {
+            await File.WriteAllLinesAsync(hashFile, ContentCheck.HashLines(blocks), cancellation);
+        }
+
+        await _output.ReportAsync(report, _vcpus, cancellation);
+        if (source is not null && await source.WaitAsync(cancellation) is not 0)
+        {
+            _output.Error("the embedded source did not end as it should");
+            right = false;
+        }
+
+        return right ? Success : Failure;
+    }
+
+    private RamBlockSpec CreateBlock(StreamRamBlock wanted)
+    {
+        PageSize pageSize = new(wanted.PageSize);
+        GuestMemoryKind kind = pageSize != PageSize.Host ? GuestMemoryKind.Hugetlb
+            : _options.MemoryKind == GuestMemoryKind.Hugetlb ? GuestMemoryKind.Anonymous
+            : _options.MemoryKind;
+        return new RamBlockSpec
+        {
+            Name = wanted.Name,
+            Memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = wanted.Length, Kind = kind, PageSize = pageSize, Name = wanted.Name }),
+        };
+    }
+
+    private ValueTask PackageAsync(DevicePackage package, CancellationToken cancellation)
+    {
+        if (_destination.Uffd!.UserModeOnly)
+        {
+            _output.Warn($"userfaultfd was opened for faults of user mode only ({_destination.Uffd.OpenedBy}): enough for the threads of this sample, wrong for a KVM guest");
+        }
+
+        _output.Info($"switched to postcopy: {Quantity.Bytes(_destination.Blocks.MissingBytes)} of {Quantity.Bytes(_destination.Blocks.TotalLength)} still to come");
+        if (_options.Vcpus > 0)
+        {
+            _vcpus = new VcpuThreads(_destination, _options.Vcpus, _options.Seed, _content);
+        }
+
+        return ValueTask.CompletedTask;
+    }
+}

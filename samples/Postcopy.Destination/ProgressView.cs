@@ -1,0 +1,57 @@
+using System.Diagnostics;
+using System.Globalization;
+using Postcopy.Uffd;
+using Postcopy.Uffd.Qemu;
+
+namespace Postcopy.Destination;
+
+/// <summary>Turns counters into what a person wants to know: how far, how fast, how long still.</summary>
+internal sealed class ProgressView
+{
+    // The rate is smoothed over about this many updates.
+    private const double Smoothing = 0.3;
+
+    private readonly PostcopyDestination _destination;
+    private readonly QemuIncoming _incoming;
+    private long _lastBytes;
+    private long _lastAt = Stopwatch.GetTimestamp();
+    private double _rate;
+    private string _text = string.Empty;
+
+    internal ProgressView(PostcopyDestination destination, QemuIncoming incoming)
+    {
+        _destination = destination;
+        _incoming = incoming;
+    }
+
+    /// <summary>Share of the guest's memory that is here, 0 to 1.</summary>
+    internal double Fraction { get; private set; }
+
+    internal string Text() => _text;
+
+    internal void Update()
+    {
+        long total = _destination.Blocks.TotalLength;
+        long here = total - _destination.Blocks.MissingBytes;
+        double seconds = Stopwatch.GetElapsedTime(_lastAt).TotalSeconds;
+        _lastAt = Stopwatch.GetTimestamp();
+        _rate = ((1 - Smoothing) * _rate) + (Smoothing * Math.Max(0, here - _lastBytes) / Math.Max(seconds, 0.001));
+        _lastBytes = here;
+        Fraction = total == 0 ? 0 : (double)here / total;
+        string eta = _rate > 0 ? Duration((total - here) / _rate) : "-";
+        _text = string.Create(CultureInfo.InvariantCulture,
+            $"{Quantity.Bytes(_rate)}/s {_destination.Faults.Requests} faults {_destination.Blocktime?.BlockedVcpus ?? 0} blocked ETA {eta}");
+    }
+
+    /// <summary>One line for logs and pipes; null before the source has named its memory.</summary>
+    internal string? Line()
+    {
+        Update();
+        long total = _destination.Blocks.TotalLength;
+        return total == 0 ? null : string.Create(CultureInfo.InvariantCulture,
+            $"{_destination.State.ToString().ToLowerInvariant()}: {Fraction * 100:0}% of {Quantity.Bytes(total)}, {_text}");
+    }
+
+    private static string Duration(double seconds) =>
+        seconds < 100 ? string.Create(CultureInfo.InvariantCulture, $"{seconds:0} s") : TimeSpan.FromSeconds(seconds).ToString(@"h\:mm\:ss", CultureInfo.InvariantCulture);
+}

@@ -1,0 +1,65 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Net.Sockets;
+using System.Runtime.InteropServices;
+using Postcopy.Uffd;
+using Postcopy.Uffd.Qemu;
+
+namespace Postcopy.Destination;
+
+/// <summary>
+/// The embedded source, in a process of its own: holds the seeded guest and speaks QEMU's migration stream, so that a
+/// real QEMU can take its place. Started by the destination; hidden from help.
+/// </summary>
+internal static class SourceMain
+{
+    internal const string CommandName = "embedded-source";
+
+    internal static Command Build()
+    {
+        Option<string> connect = new("--connect") { Required = true };
+        Option<long> memory = new("--memory") { Required = true };
+        Option<long> pageBytes = new("--page-bytes") { Required = true };
+        Option<long> seed = new("--seed") { Required = true };
+        Option<long> bandwidth = new("--bandwidth") { Required = true };
+        Command command = new(CommandName, "The embedded source") { connect, memory, pageBytes, seed, bandwidth };
+        command.Hidden = true;
+        command.SetAction((parsed, cancellation) => RunAsync(
+            parsed.GetValue(connect)!,
+            new SeededMemory(parsed.GetValue(seed), parsed.GetValue(memory), new PageSize(parsed.GetValue(pageBytes))),
+            parsed.GetValue(bandwidth),
+            cancellation));
+        return command;
+    }
+
+    internal static IEnumerable<string> Arguments(Endpoint endpoint, DestinationOptions options) =>
+    [
+        CommandName, "--connect", endpoint.ToString(), "--memory", Text(options.MemoryBytes), "--page-bytes", Text(options.PageSize.Bytes),
+        "--seed", Text(options.Seed), "--bandwidth", Text(options.Bandwidth),
+    ];
+
+    private static async Task<int> RunAsync(string connect, SeededMemory memory, long bandwidth, CancellationToken cancellation)
+    {
+        // Ctrl-C reaches the whole foreground group; the destination decides, and its end closes our socket.
+        using PosixSignalRegistration ignore = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => context.Cancel = true);
+        if (!Endpoint.TryParse(connect, out Endpoint? endpoint, out string allowed))
+        {
+            await Console.Error.WriteLineAsync($"--connect: '{connect}' is not allowed; give {allowed}.");
+            return CommandLine.UsageError;
+        }
+
+        Socket socket = endpoint!.CreateSocket();
+        await socket.ConnectAsync(endpoint.Address, cancellation);
+        await using QemuSource source = new(memory, new QemuSourceOptions { BackgroundBandwidth = bandwidth, MachineType = "none" });
+        QemuSourceState end = await source.RunAsync(MigrationChannel.FromSocket(socket), cancellationToken: cancellation);
+        if (end == QemuSourceState.Completed)
+        {
+            return 0;
+        }
+
+        await Console.Error.WriteLineAsync($"embedded source: {end}, {source.Error?.Message}");
+        return 1;
+    }
+
+    private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);
+}

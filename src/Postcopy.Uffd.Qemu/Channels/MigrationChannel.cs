@@ -1,0 +1,73 @@
+using System.Net.Security;
+using System.Net.Sockets;
+
+namespace Postcopy.Uffd.Qemu;
+
+/// <summary>One connection of a migration: bytes in both directions, with an end that comes promptly.</summary>
+/// <remarks>
+/// One thread receives and one thread sends at a time; <see cref="Abort"/> and <see cref="Dispose()"/> may come from any
+/// thread and end a waiting <see cref="Receive"/> or <see cref="Send"/>. Buffers may be native memory but never guest memory
+/// that may be missing.
+/// </remarks>
+public abstract class MigrationChannel : IDisposable
+{
+    private protected MigrationChannel()
+    {
+    }
+
+    /// <summary>How long one receive or send may stand still; <see cref="Timeout.InfiniteTimeSpan"/> (the default) waits for ever.</summary>
+    public TimeSpan StallTimeout { get; set; } = Timeout.InfiniteTimeSpan;
+
+    /// <summary>True when <see cref="TrySend"/> can send; false for TLS and other streams, which only know blocking writes.</summary>
+    public abstract bool CanTrySend { get; }
+
+    /// <summary>Uses a connected stream socket, TCP or Unix, and closes it in the end.</summary>
+    /// <param name="socket">The socket; from now on it belongs to the channel.</param>
+    public static MigrationChannel FromSocket(Socket socket)
+    {
+        ArgumentNullException.ThrowIfNull(socket);
+        return new SocketChannel(socket);
+    }
+
+    /// <summary>Uses a stream, for example an authenticated <see cref="SslStream"/>, and closes it in the end.</summary>
+    /// <param name="stream">A stream that can be read, or written, or both at once from two threads.</param>
+    /// <param name="transport">The socket below the stream: shutting it down is what ends a waiting read at once.</param>
+    public static MigrationChannel FromStream(Stream stream, Socket? transport = null)
+    {
+        ArgumentNullException.ThrowIfNull(stream);
+        return new StreamChannel(stream, transport);
+    }
+
+    /// <summary>Waits for bytes and takes what is there, at most the buffer's length; 0 means that the peer closed its side.</summary>
+    /// <param name="buffer">Where the bytes go; not empty.</param>
+    /// <exception cref="MigrationConnectionException">The connection is lost, stalled or given up.</exception>
+    public abstract int Receive(Span<byte> buffer);
+
+    /// <summary>Sends all bytes, waiting for room as long as the stall time-out allows.</summary>
+    /// <param name="data">The bytes.</param>
+    /// <exception cref="MigrationConnectionException">The connection is lost, stalled or given up.</exception>
+    public abstract void Send(ReadOnlySpan<byte> data);
+
+    /// <summary>Sends what fits without waiting, allocating or throwing; the fault thread may call it.</summary>
+    /// <param name="data">The bytes, in native memory or pinned by the caller's frame.</param>
+    /// <returns>The number of bytes taken, 0 when there is no room now, -1 when the connection is lost.</returns>
+    public abstract int TrySend(ReadOnlySpan<byte> data);
+
+    /// <summary>Gives the connection up: waiting calls of other threads fail with <see cref="ConnectionLossReason.Aborted"/>.</summary>
+    /// <remarks>Closing comes with <see cref="Dispose()"/>, and only closing makes a peer with a full window notice.</remarks>
+    public abstract void Abort();
+
+    /// <summary>Gives the connection up and closes it.</summary>
+    public void Dispose()
+    {
+        Dispose(true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Closes the connection.</summary>
+    /// <param name="disposing">Always true: the channel itself has no finalizer.</param>
+    protected abstract void Dispose(bool disposing);
+
+    private protected int StallTimeoutMilliseconds =>
+        StallTimeout == Timeout.InfiniteTimeSpan ? -1 : (int)Math.Clamp(StallTimeout.TotalMilliseconds, 1, int.MaxValue);
+}

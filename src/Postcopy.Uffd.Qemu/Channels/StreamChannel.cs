@@ -1,0 +1,122 @@
+using System.Net.Sockets;
+
+namespace Postcopy.Uffd.Qemu;
+
+/// <summary>A stream as a connection: TLS, pipes, captured files. Only blocking calls; the caller brings the threads.</summary>
+internal sealed class StreamChannel : MigrationChannel
+{
+    private readonly Stream _stream;
+    private readonly Socket? _transport;
+    private volatile bool _aborted;
+
+    internal StreamChannel(Stream stream, Socket? transport)
+    {
+        _stream = stream;
+        _transport = transport;
+    }
+
+    public override bool CanTrySend => false;
+
+    public override int Receive(Span<byte> buffer)
+    {
+        try
+        {
+            ApplyTimeout(reading: true);
+            int got = _stream.Read(buffer);
+            return got == 0 && _aborted ? throw Lost(null) : got;
+        }
+        catch (Exception e) when (IsTransportFailure(e))
+        {
+            throw Lost(e);
+        }
+    }
+
+    public override void Send(ReadOnlySpan<byte> data)
+    {
+        try
+        {
+            ApplyTimeout(reading: false);
+            _stream.Write(data);
+            _stream.Flush();
+        }
+        catch (Exception e) when (IsTransportFailure(e))
+        {
+            throw Lost(e);
+        }
+    }
+
+    public override int TrySend(ReadOnlySpan<byte> data) => _aborted ? -1 : 0;
+
+    public override void Abort()
+    {
+        _aborted = true;
+        try
+        {
+            if (_transport is not null)
+            {
+                _transport.Shutdown(SocketShutdown.Both);
+            }
+            else
+            {
+                _stream.Dispose();
+            }
+        }
+        catch (Exception e) when (IsTransportFailure(e))
+        {
+            // Already closed: nobody waits on it.
+        }
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        Abort();
+        try
+        {
+            // The socket goes first: a TLS goodbye to a peer that does not read would wait.
+            _transport?.Dispose();
+            _stream.Dispose();
+        }
+        catch (Exception e) when (IsTransportFailure(e))
+        {
+            // The goodbye of a broken TLS connection fails; the descriptor is closed all the same.
+        }
+    }
+
+    private static bool IsTransportFailure(Exception e) =>
+        e is IOException or SocketException or ObjectDisposedException or InvalidOperationException or NotSupportedException
+        && e is not MigrationConnectionException;
+
+    private void ApplyTimeout(bool reading)
+    {
+        if (!_stream.CanTimeout)
+        {
+            return;
+        }
+
+        int milliseconds = StallTimeoutMilliseconds;
+        if (reading && _stream.ReadTimeout != milliseconds)
+        {
+            _stream.ReadTimeout = milliseconds;
+        }
+        else if (!reading && _stream.WriteTimeout != milliseconds)
+        {
+            _stream.WriteTimeout = milliseconds;
+        }
+    }
+
+    private MigrationConnectionException Lost(Exception? cause)
+    {
+        if (_aborted)
+        {
+            return new MigrationConnectionException(ConnectionLossReason.Aborted, "The connection was given up by this side.", 0, cause);
+        }
+
+        SocketException? socketError = cause as SocketException ?? cause?.InnerException as SocketException;
+        bool timedOut = socketError?.SocketErrorCode is SocketError.TimedOut or SocketError.WouldBlock;
+        return new MigrationConnectionException(
+            timedOut ? ConnectionLossReason.TimedOut : ConnectionLossReason.TransportError,
+            timedOut ? $"The stream stood still for {StallTimeout.TotalSeconds:0.###} s." : $"The stream failed: {cause?.Message}",
+            socketError?.NativeErrorCode ?? 0,
+            cause);
+    }
+}

@@ -1,0 +1,74 @@
+namespace Postcopy.Uffd.Qemu;
+
+/// <content>The source's block list and ours; recovery.</content>
+public sealed partial class QemuIncoming
+{
+    // A received bitmap crosses the wire in one message; this is the piece that is exported at a time.
+    private const int BitmapPiece = 1 << 20;
+
+    private void MatchBlocks()
+    {
+        RamBlock[] blocks = new RamBlock[_stream.Blocks.Count];
+        foreach (StreamRamBlock wanted in _stream.Blocks)
+        {
+            if (!_destination.Blocks.TryFind(wanted.Name, out RamBlock? block))
+            {
+                block = _destination.Blocks.Add((_options.CreateBlock ?? DefaultBlock)(wanted));
+            }
+
+            if (block.UsedLength != wanted.Length || block.PageSize.Bytes != wanted.PageSize)
+            {
+                throw new QemuIncomingException(
+                    $"RAM block '{wanted.Name}' has {wanted.Length} bytes in pages of {wanted.PageSize} bytes at the source, and {block.UsedLength} bytes in pages of " +
+                    $"{block.PageSize.Bytes} bytes here; both must agree.", sourceMayResume: true);
+            }
+
+            blocks[wanted.Index] = block;
+            _streamBlocks[block] = wanted;
+        }
+
+        if (_destination.Blocks.Blocks.FirstOrDefault(b => !_streamBlocks.ContainsKey(b)) is { } extra)
+        {
+            throw new QemuIncomingException($"RAM block '{extra.Name}' of this host is not in the source's list; its pages would never come.", sourceMayResume: true);
+        }
+
+        _blocks = blocks;
+    }
+
+    private RamBlockSpec DefaultBlock(StreamRamBlock wanted) => new()
+    {
+        Name = wanted.Name,
+        Memory = GuestMemory.Allocate(new GuestMemoryOptions
+        {
+            Length = wanted.Length,
+            Kind = wanted.PageSize > PageSize.Host.Bytes ? GuestMemoryKind.Hugetlb : GuestMemoryKind.Anonymous,
+            PageSize = new PageSize(wanted.PageSize),
+        }),
+    };
+
+    /// <summary>Nothing is staged here: every batch is placed before the next record is read (hazard H44).</summary>
+    private static void SendReceivedBitmap(RamBlock block, StreamRamBlock streamBlock, ReturnPathWriter writer)
+    {
+        int factor = (int)(block.PageSize.Bytes / TargetPage);
+        byte[] bitmap = new byte[block.Received.WireSize(factor)];
+        for (int at = 0; at < bitmap.Length; at += BitmapPiece)
+        {
+            block.Received.Export(at, bitmap.AsSpan(at, Math.Min(BitmapPiece, bitmap.Length - at)), factor);
+        }
+
+        writer.SendReceivedBitmap(streamBlock, bitmap);
+    }
+
+    private void Resume(ReturnPathWriter writer)
+    {
+        lock (_lock)
+        {
+            _recoverTimer?.Dispose();
+            _recoverTimer = null;
+        }
+
+        // The source must hear the acknowledgement before the first request.
+        writer.ResumeAck();
+        _destination.Resume(new PageRequester(writer, _streamBlocks));
+    }
+}

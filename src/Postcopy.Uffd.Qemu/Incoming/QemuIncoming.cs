@@ -1,0 +1,217 @@
+namespace Postcopy.Uffd.Qemu;
+
+/// <summary>
+/// Receives a migration from an unmodified QEMU source into a <see cref="PostcopyDestination"/>: RAM by precopy and
+/// postcopy, the device package to a callback, page requests back, recovery after a lost connection.
+/// </summary>
+/// <remarks>
+/// <para>Only RAM is understood. A migration that completes in precopy cannot be received: its devices follow without
+/// lengths. Start postcopy early (<c>migrate-start-postcopy</c> right after <c>migrate</c>).</para>
+/// <para>Implementation notes. Each connection has a thread of its own that waits for its first byte: "QEVM" makes it the
+/// main connection, a command the main connection of a resumed migration, a bare RAM record the urgent channel of
+/// postcopy-preempt. So the order in which two connections are accepted does not matter, and a silent one blocks nobody.
+/// The device package is handled on a pool task while the main thread reads on: the callback may wait for guest memory.
+/// <c>_lock</c> guards which connection has which role; nobody waits for the network while holding it.</para>
+/// </remarks>
+public sealed partial class QemuIncoming : IAsyncDisposable
+{
+    // A main, an urgent, and strangers that are about to be refused.
+    private const int MostConnections = 16;
+
+    private readonly PostcopyDestination _destination;
+    private readonly QemuIncomingOptions _options;
+    private readonly MigrationStreamState _stream = new();
+    private readonly Lock _lock = new();
+    private readonly HashSet<MigrationChannel> _connections = [];
+    private readonly List<Thread> _threads = [];
+    private readonly CancellationTokenSource _stop = new();
+    private readonly TaskCompletionSource<CompletionReport> _result = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly Dictionary<RamBlock, StreamRamBlock> _streamBlocks = [];
+
+    private RamBlock[] _blocks = [];
+    private MigrationChannel? _main;
+    private ReturnPathWriter? _writer;
+    private bool _started;
+    private bool _over;
+    private bool _pointOfNoReturn;
+    private bool _mainEnded;
+    private Task _devices = Task.CompletedTask;
+    private ITimer? _recoverTimer;
+    private Exception? _lostBecause;
+
+    /// <summary>Prepares to receive into a destination.</summary>
+    /// <param name="destination">A destination in state none; it stays the caller's to close.</param>
+    /// <param name="options">How; null for the defaults.</param>
+    public QemuIncoming(PostcopyDestination destination, QemuIncomingOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(destination);
+        _destination = destination;
+        _options = options ?? new QemuIncomingOptions();
+    }
+
+    /// <summary>What came over the wire.</summary>
+    public QemuIncomingStatistics Statistics => new()
+    {
+        Bytes = Volatile.Read(ref _bytes),
+        Pages = Volatile.Read(ref _pages),
+        ZeroPages = Volatile.Read(ref _zeroPages),
+        PrecopyPages = Volatile.Read(ref _precopyPages),
+        UrgentPages = Volatile.Read(ref _urgentPages),
+        Requests = Volatile.Read(ref _earlierRequests) + (_writer?.Requests ?? 0),
+        LostConnections = Volatile.Read(ref _lost),
+        SourceConfirmed = Volatile.Read(ref _confirmed),
+    };
+
+    /// <summary>The source's machine type; empty before its configuration came.</summary>
+    public string MachineType => _stream.MachineType;
+
+    /// <summary>The source's block list; empty before it came.</summary>
+    public IReadOnlyList<StreamRamBlock> SourceBlocks => _stream.Blocks;
+
+    /// <summary>
+    /// Accepts connections and receives until the guest is complete and the source knows it.
+    /// </summary>
+    /// <param name="accept">Waits for the next connection, and goes on being called: for the urgent channel, for recovery.</param>
+    /// <param name="cancellationToken">Gives up; the source is told, and missing pages stay missing.</param>
+    /// <returns>The report of the destination.</returns>
+    /// <exception cref="QemuIncomingException">It failed; the message says in which phase and what is missing.</exception>
+    /// <exception cref="MigrationStreamException">The source sent something malformed before the switch.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    /// <exception cref="InvalidOperationException">It was called before.</exception>
+    public async Task<CompletionReport> RunAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(accept);
+        if (Interlocked.Exchange(ref _started, true))
+        {
+            throw new InvalidOperationException("A QemuIncoming receives one migration; make another for the next.");
+        }
+
+        Task accepting = AcceptAsync(accept);
+        using CancellationTokenRegistration cancelled = cancellationToken.UnsafeRegister(
+            static (state, token) => ((QemuIncoming)state!).Fail(new OperationCanceledException("Receiving was cancelled.", token)), this);
+        try
+        {
+            return await _result.Task.ConfigureAwait(false);
+        }
+        finally
+        {
+            await StopAsync(accepting).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Gives the connections up: after the switch the migration pauses and the source can resume it.</summary>
+    /// <param name="why">For the log.</param>
+    public void Pause(string why)
+    {
+        lock (_lock)
+        {
+            _lostBecause ??= new QemuIncomingException($"Paused by the host: {why}.", sourceMayResume: false);
+            AbortConnectionsLocked();
+        }
+    }
+
+    /// <summary>Ends it and waits for its threads; an unfinished migration fails.</summary>
+    public async ValueTask DisposeAsync()
+    {
+        Fail(new OperationCanceledException("Receiving was given up."));
+        await StopAsync(Task.CompletedTask).ConfigureAwait(false);
+        _ = _result.Task.Exception;
+        _stop.Dispose();
+    }
+
+    private async Task AcceptAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept)
+    {
+        try
+        {
+            while (!_stop.IsCancellationRequested)
+            {
+                MigrationChannel channel = await accept(_stop.Token).ConfigureAwait(false);
+                Begin(channel);
+            }
+        }
+        catch (Exception e)
+        {
+            if (!_stop.IsCancellationRequested)
+            {
+                Fail(new QemuIncomingException($"No connection could be accepted: {e.Message}", sourceMayResume: !_pointOfNoReturn, e));
+            }
+        }
+    }
+
+    private void Begin(MigrationChannel channel)
+    {
+        lock (_lock)
+        {
+            if (_over || _connections.Count >= MostConnections)
+            {
+                channel.Dispose();
+                return;
+            }
+
+            _ = _connections.Add(channel);
+            Thread thread = new(() => Serve(channel)) { IsBackground = true, Name = "postcopy-receive" };
+            _ = _threads.RemoveAll(t => !t.IsAlive && t.ThreadState != ThreadState.Unstarted);
+            _threads.Add(thread);
+            thread.UnsafeStart();
+        }
+    }
+
+    private async Task StopAsync(Task accepting)
+    {
+        Thread[] threads;
+        lock (_lock)
+        {
+            _over = true;
+            AbortConnectionsLocked();
+            threads = [.. _threads];
+            _recoverTimer?.Dispose();
+        }
+
+        await _stop.CancelAsync().ConfigureAwait(false);
+        await accepting.ConfigureAwait(false);
+        await _devices.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        foreach (Thread thread in threads)
+        {
+            thread.Join();
+        }
+    }
+
+    private void AbortConnectionsLocked()
+    {
+        foreach (MigrationChannel channel in _connections)
+        {
+            channel.Abort();
+        }
+    }
+
+    /// <summary>Ends the migration as failed; the source is told if it can still hear it.</summary>
+    private void Fail(Exception why)
+    {
+        ReturnPathWriter? writer;
+        lock (_lock)
+        {
+            if (_over || !_result.TrySetException(why))
+            {
+                return;
+            }
+
+            _over = true;
+            writer = _writer;
+        }
+
+        try
+        {
+            writer?.Shut(1);
+            _ = writer?.Flush(TimeSpan.FromSeconds(1));
+        }
+        catch (MigrationConnectionException)
+        {
+            // It cannot hear it; the closed connection says the same.
+        }
+
+        lock (_lock)
+        {
+            AbortConnectionsLocked();
+        }
+    }
+}

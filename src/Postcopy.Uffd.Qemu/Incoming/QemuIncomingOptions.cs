@@ -1,0 +1,42 @@
+namespace Postcopy.Uffd.Qemu;
+
+/// <summary>How a migration from QEMU is received.</summary>
+public sealed record QemuIncomingOptions
+{
+    /// <summary>Limits of the stream, buffer size, the source's page size.</summary>
+    public QemuStreamOptions Stream { get; init; } = new();
+
+    /// <summary>
+    /// Says what memory a block of the source's list gets. Null: blocks that the host added to the destination are
+    /// matched by name, and the others get anonymous memory, or hugetlb for huge pages. Called on a connection's thread.
+    /// </summary>
+    public Func<StreamRamBlock, RamBlockSpec>? CreateBlock { get; init; }
+
+    /// <summary>
+    /// Takes the device state, before the guest may run. When it throws, the source is told that the migration failed;
+    /// QEMU 10.2 and later then resume their guest. May wait for guest memory with
+    /// <see cref="PostcopyDestination.EnsurePresentAsync"/>: pages keep arriving.
+    /// </summary>
+    public Func<DevicePackage, CancellationToken, ValueTask>? OnPackage { get; init; }
+
+    /// <summary>The point of no return is passed: vCPUs may run. Called once, on a pool thread.</summary>
+    public Action? OnRunning { get; init; }
+
+    /// <summary>
+    /// How long the main connection may stand still after the switch before it counts as lost; the default is 30 s.
+    /// Before the switch the source may be silent for as long as it likes.
+    /// </summary>
+    public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>
+    /// How long to wait for a new connection after one was lost in postcopy. Zero, the default, gives up at once: the
+    /// guest stays frozen where it touches what is missing.
+    /// </summary>
+    public TimeSpan RecoverTimeout { get; init; }
+
+    /// <summary>Answer OPEN_RETURN_PATH with SWITCHOVER_ACK: only for sources with the capability switchover-ack (8.1).</summary>
+    public bool SwitchoverAck { get; init; }
+
+    /// <summary>Measures time.</summary>
+    public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
+}

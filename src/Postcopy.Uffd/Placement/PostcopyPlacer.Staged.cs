@@ -1,0 +1,71 @@
+namespace Postcopy.Uffd;
+
+/// <content>The channels' staging windows, as the fault thread sees them.</content>
+public sealed partial class PostcopyPlacer
+{
+    private readonly Lock _windowsLock = new();
+    private StagingWindow[] _windows = [];
+
+    /// <summary>A staging window for one channel; dispose it with the channel.</summary>
+    public StagingWindow CreateWindow()
+    {
+        StagingWindow window = new(this);
+        lock (_windowsLock)
+        {
+            Volatile.Write(ref _windows, [.. _windows, window]);
+        }
+
+        return window;
+    }
+
+    internal void RemoveWindow(StagingWindow window)
+    {
+        lock (_windowsLock)
+        {
+            Volatile.Write(ref _windows, [.. _windows.Where(w => w != window)]);
+        }
+    }
+
+    /// <summary>For the fault thread: places a page that some channel has already received. Never waits.</summary>
+    internal bool TryPlaceStaged(RamBlock block, long page)
+    {
+        foreach (StagingWindow window in Volatile.Read(ref _windows))
+        {
+            if (window.TryPlaceNow(block, page))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    /// <summary>One page, one try: what stands in the way is left to the channel's own placement.</summary>
+    internal bool TryPlaceStaged(RamBlock block, long page, nuint source)
+    {
+        long start = page << block.PageSize.Shift;
+        long stretch = block.Claims.StretchOf(start);
+        if (block.Primary is not { } mapping || !block.Claims.TryAcquireShared(stretch))
+        {
+            return false;
+        }
+
+        // No layout gate: only this thread, the one that reads the events, closes it.
+        try
+        {
+            Step step = PlaceStep(block, mapping, start, start + block.PageSize.Bytes, source == 0 ? Kind.Zero : Kind.Copy,
+                source == 0 ? ZeroSource.Address : source);
+            if (step.Outcome > PlaceOutcome.AlreadyPresent)
+            {
+                return false;
+            }
+
+            Count(Counter.StagedOnFault);
+            return true;
+        }
+        finally
+        {
+            block.Claims.ReleaseShared(stretch);
+        }
+    }
+}

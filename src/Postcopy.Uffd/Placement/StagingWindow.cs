@@ -1,0 +1,181 @@
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Pages that a channel has received and not placed yet, in sight of the fault thread: a fault on one of them places
+/// it at once and asks the source for nothing. Awaited pages of a batch are placed before the others.
+/// </summary>
+/// <remarks>
+/// <para>One thread, the channel's, adds and flushes; the fault thread only looks and takes. An entry goes from staged
+/// to taken by compare-exchange, so exactly one of the two places it, and whoever took it may read its fields: they do
+/// not change while it is taken. The channel may reuse its receive buffer once <see cref="Flush"/> has returned.</para>
+/// <para>Nothing may stay staged while the channel waits for more (placement.md): flush before every blocking read,
+/// and before a received bitmap is exported (hazard H44). Only for blocks whose page is the target page; huge pages
+/// are put together by a <see cref="HostPageAssembler"/>.</para>
+/// </remarks>
+public sealed class StagingWindow : IDisposable
+{
+    /// <summary>Pages that a window holds.</summary>
+    public const int Capacity = 256;
+
+    private const int Free = 0;
+    private const int Staged = 1;
+    private const int Taken = 2;
+    private const int Done = 3;
+
+    private readonly PostcopyPlacer _placer;
+    private readonly long[] _pages = new long[Capacity];
+    private readonly RamBlock?[] _blocks = new RamBlock?[Capacity];
+    private readonly nuint[] _sources = new nuint[Capacity];
+    private readonly int[] _states = new int[Capacity];
+    private int _count;
+
+    internal StagingWindow(PostcopyPlacer placer) => _placer = placer;
+
+    /// <summary>True when no page can be added before a flush.</summary>
+    public bool IsFull => _count == Capacity;
+
+    /// <summary>Pages inside.</summary>
+    public int Count => _count;
+
+    /// <summary>Adds a page that is to be placed.</summary>
+    /// <param name="block">An attached block.</param>
+    /// <param name="offset">Bytes from its start, page-aligned.</param>
+    /// <param name="source">Its bytes, valid until the next flush; 0 for a page of zeros.</param>
+    /// <exception cref="InvalidOperationException">The window is full.</exception>
+    public void Add(RamBlock block, long offset, nuint source)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        if (IsFull)
+        {
+            throw new InvalidOperationException($"The window holds {Capacity} pages; flush it first.");
+        }
+
+        int i = _count;
+        _pages[i] = block.PageSize.IndexOf(offset);
+        _blocks[i] = block;
+        _sources[i] = source;
+        // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
+        Volatile.Write(ref _states[i], Staged);
+        Volatile.Write(ref _count, i + 1);
+    }
+
+    /// <summary>Places all pages, awaited ones first and neighbouring zero pages together.</summary>
+    /// <returns>Placed, or the first placement that did not succeed; the pages after it were still tried.</returns>
+    public PlaceResult Flush()
+    {
+        PlaceResult worst = new(PlaceOutcome.Placed, 0, 0, default);
+        int count = _count;
+        for (int i = 0; i < count; i++)
+        {
+            if (_blocks[i]!.Requested.Test(_pages[i]) && TryTake(i))
+            {
+                Keep(ref worst, PlaceTaken(i, 1));
+            }
+        }
+
+        for (int i = 0; i < count;)
+        {
+            i += TryTake(i) ? PlaceRun(i, count, ref worst) : 1;
+        }
+
+        // The fault thread may hold one: a single COPY, or it gives the page back.
+        for (int i = 0; i < count; i++)
+        {
+            BackOff wait = default;
+            while (Volatile.Read(ref _states[i]) != Done)
+            {
+                if (TryTake(i))
+                {
+                    Keep(ref worst, PlaceTaken(i, 1));
+                }
+                else
+                {
+                    wait.Pause();
+                }
+            }
+        }
+
+        for (int i = 0; i < count; i++)
+        {
+            _states[i] = Free;
+        }
+
+        Volatile.Write(ref _count, 0);
+        return worst;
+    }
+
+    /// <summary>Takes the window out of the fault thread's sight; it must be flushed.</summary>
+    public void Dispose() => _placer.RemoveWindow(this);
+
+    /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
+    internal bool TryPlaceNow(RamBlock block, long page)
+    {
+        int count = Volatile.Read(ref _count);
+        for (int from = 0; from < count;)
+        {
+            int found = _pages.AsSpan(from, count - from).IndexOf(page);
+            if (found < 0)
+            {
+                return false;
+            }
+
+            int i = from + found;
+            if (TryTake(i))
+            {
+                // The window may have been refilled since the look: what is taken is looked at again.
+                bool placed = _pages[i] == page && _blocks[i] == block && _placer.TryPlaceStaged(block, page, _sources[i]);
+                Volatile.Write(ref _states[i], placed ? Done : Staged);
+                return placed;
+            }
+
+            if (Volatile.Read(ref _states[i]) >= Taken)
+            {
+                // The channel's thread has it in hand: its commit comes after our "requested" and ends the stall.
+                return true;
+            }
+
+            from = i + 1;
+        }
+
+        return false;
+    }
+
+    private bool TryTake(int i) => Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;
+
+    /// <summary>Entry <paramref name="first"/> is taken; takes the zero pages that follow it in the guest, and places all.</summary>
+    private int PlaceRun(int first, int count, ref PlaceResult worst)
+    {
+        int run = 1;
+        while (_sources[first] == 0 && first + run < count && _sources[first + run] == 0 && _blocks[first + run] == _blocks[first] &&
+            _pages[first + run] == _pages[first] + run && TryTake(first + run))
+        {
+            run++;
+        }
+
+        Keep(ref worst, PlaceTaken(first, run));
+        return run;
+    }
+
+    private PlaceResult PlaceTaken(int first, int run)
+    {
+        RamBlock block = _blocks[first]!;
+        long offset = _pages[first] << block.PageSize.Shift;
+        PlaceResult result = _sources[first] == 0
+            ? _placer.PlaceZero(block, offset, run * block.PageSize.Bytes)
+            : _placer.Place(block, offset, _sources[first], block.PageSize.Bytes);
+        for (int i = first; i < first + run; i++)
+        {
+            Volatile.Write(ref _states[i], Done);
+        }
+
+        return result;
+    }
+
+    private static void Keep(ref PlaceResult worst, PlaceResult result)
+    {
+        if (worst.IsReceived && !result.IsReceived)
+        {
+            worst = result;
+        }
+    }
+}
