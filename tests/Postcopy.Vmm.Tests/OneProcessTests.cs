@@ -18,37 +18,33 @@ public sealed class OneProcessTests
     {
         using KvmSystem kvm = Requires.Kvm();
         Requires.Userfaultfd();
-        using TestMachine source = new(kvm, vcpus);
-        source.Boot(new GuestSettings { LongMode = longMode, PagesPerVcpu = 512 });
+        using VirtualMachine source = TestMachine.Boot(kvm, vcpus, new GuestSettings { LongMode = longMode, PagesPerVcpu = 512 });
         _ = await source.HeartbeatsAsync();
-        source.Vm.Stop(TestMachine.Limit);
+        source.Stop(TestMachine.Limit);
         GuestReport[] before = source.Reports();
-        VcpuState[] states = [.. source.Vm.Save().Select(s => VcpuState.Decode(s.Encode()))];
+        VcpuState[] states = [.. source.Save().Select(s => VcpuState.Decode(s.Encode()))];
 
-        using TestMachine target = new(kvm, vcpus);
+        using VirtualMachine target = TestMachine.Create(kvm, vcpus);
         await using PostcopyDestination destination = new();
-        RamBlock block = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = target.Memory });
-        using LocalSource pages = new(source.Memory, destination.Placer);
+        RamBlock block = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = target.Ram });
+        using LocalSource pages = new(source.Ram, destination.Placer);
         destination.Advise();
-        target.Vm.Restore(states);
-        target.Vm.Serial.Pending = source.Vm.Serial.Pending;
+        target.Restore(states);
+        target.Serial.Pending = source.Serial.Pending;
         destination.Listen(pages);
         destination.Run();
-        target.Vm.Start();
-        int[] beats = await target.HeartbeatsAsync();
+        target.Start();
+        _ = await target.HeartbeatsAsync();
         _ = await target.HeartbeatsAsync();
         _ = await target.HeartbeatsAsync();
         pages.SendRest(block);
         CompletionReport report = await destination.CompleteAsync();
         _ = await target.HeartbeatsAsync();
-        target.Vm.Stop(TestMachine.Limit);
 
-        GuestReport[] after = target.Reports();
+        target.AssertSound();
         for (int i = 0; i < vcpus; i++)
         {
-            Assert.Equal((int)before[i].Beats + 1, beats[i]);
-            Assert.Equal(0u, after[i].Errors);
-            Assert.True(after[i].Touched > before[i].Touched);
+            Assert.Equal((int)before[i].Beats + 1, target.Beats(i)[0]);
         }
 
         Assert.True(report.Faults.Requests >= vcpus * 100, $"Only {report.Faults.Requests} pages were asked for.");

@@ -4,59 +4,58 @@ using Postcopy.Vmm.Machine;
 
 namespace Postcopy.Vmm.Tests;
 
-/// <summary>A small machine with our guest in it, and its memory.</summary>
-internal sealed class TestMachine : IDisposable
+/// <summary>What the tests do with machines.</summary>
+internal static class TestMachine
 {
     internal static readonly TimeSpan Limit = TimeSpan.FromSeconds(20);
 
     private const long Bytes = 16 << 20;
 
-    internal TestMachine(KvmSystem kvm, int vcpus)
+    internal static VirtualMachine Create(KvmSystem kvm, int vcpus) =>
+        new(kvm, vcpus, GuestMemory.Allocate(new GuestMemoryOptions { Length = Bytes }));
+
+    internal static VirtualMachine Boot(KvmSystem kvm, int vcpus, GuestSettings? settings = null)
     {
-        Memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = Bytes });
-        Vm = new VirtualMachine(kvm, vcpus);
-        Vm.AddMemory(0, Memory, 0, Bytes);
-    }
-
-    internal GuestMemory Memory { get; }
-
-    internal VirtualMachine Vm { get; }
-
-    internal void Boot(GuestSettings settings)
-    {
-        Memory.Write(GuestSettings.LoadAddress, settings.Image());
-        foreach (Vcpu vcpu in Vm.Vcpus)
-        {
-            vcpu.SetBootState(GuestSettings.LoadAddress);
-        }
-
-        Vm.Start();
+        VirtualMachine machine = Create(kvm, vcpus);
+        (settings ?? new GuestSettings { PagesPerVcpu = 512 }).Load(machine);
+        machine.Start();
+        return machine;
     }
 
     /// <summary>Waits for the next heartbeat of every vCPU.</summary>
-    internal async Task<int[]> HeartbeatsAsync()
+    internal static async Task<int[]> HeartbeatsAsync(this VirtualMachine machine)
     {
-        Task<string>[] beats = [.. Vm.Vcpus.Select(v => Vm.Serial.NextAsync(l => l.StartsWith($"{v.Index}:", StringComparison.Ordinal)))];
+        Task<string>[] beats = [.. machine.Vcpus.Select(v => machine.Serial.NextAsync(l => l.StartsWith($"{v.Index}:", StringComparison.Ordinal)))];
         Task all = Task.WhenAll(beats);
-        if (await Task.WhenAny(all, Vm.Ended).WaitAsync(Limit) != all)
+        if (await Task.WhenAny(all, machine.Ended).WaitAsync(Limit) != all)
         {
-            await Vm.Ended;
+            await machine.Ended;
             Assert.Fail("The guest halted.");
         }
 
-        return [.. beats.Select(b => Convert.ToInt32(b.Result[2..], 16))];
+        return [.. beats.Select(b => Beat(b.Result))];
     }
 
-    internal GuestReport[] Reports() => [.. Vm.Vcpus.Select(v => GuestReport.Read(Memory, v.Index))];
+    /// <summary>All heartbeats of a vCPU that a machine has seen.</summary>
+    internal static int[] Beats(this VirtualMachine machine, int vcpu) =>
+        [.. machine.Serial.Lines.Where(l => l.StartsWith($"{vcpu}:", StringComparison.Ordinal)).Select(Beat)];
 
-    public void Dispose()
+    internal static GuestReport[] Reports(this VirtualMachine machine) => [.. machine.Vcpus.Select(v => GuestReport.Read(machine.Ram, v.Index))];
+
+    /// <summary>Stops the machine and checks its memory, from inside and from outside, and its heartbeats.</summary>
+    internal static void AssertSound(this VirtualMachine machine)
     {
-        if (Vm.IsRunning)
+        machine.Stop(Limit);
+        foreach (GuestReport report in machine.Reports())
         {
-            Vm.Stop(Limit);
+            Assert.True(report.Errors == 0, $"vCPU {report.Index} found {report.Errors} wrong pages, the last at 0x{report.BadPage:x}.");
+            int[] beats = machine.Beats(report.Index);
+            Assert.Equal(Enumerable.Range(beats[0], beats.Length), beats);
         }
 
-        Vm.Dispose();
-        Memory.Dispose();
+        MemoryCheck check = MemoryCheck.Run(machine);
+        Assert.True(check.Wrong == 0, check.ToString());
     }
+
+    private static int Beat(string line) => Convert.ToInt32(line[2..], 16);
 }

@@ -36,7 +36,8 @@ _start: jmp     real
         .org    0x04                    # settings, patched by the host: GuestSettings.cs
 mode:   .byte   1                       # 0 protected mode, 1 long mode
 smp:    .byte   0                       # 1: start the other vCPUs through the local APIC (QEMU)
-        .word   0
+fill:   .byte   0                       # 1: the first pass fills each page with its address (the VMM does it itself)
+        .byte   0
 base:   .long   0x100000                # where the first vCPU's part begins
 pages:  .long   256                     # pages a vCPU
 thresh: .long   1000000                 # gaps longer than this are recorded, in ticks
@@ -152,11 +153,19 @@ setup:  movl    %ebp, %ebx
         addl    $1, %eax
         cmpl    \n, %eax
         jne     12f
-        cmpl    \pd, 8(\p)
+        cmpl    \pd, 8(\p)              # and its tag its own address
         je      14f
 12:     addl    $1, ERRORS(\s)
         movl    \pd, BADPAGE(\s)
+        jmp     14f
 13:     movl    \pd, 8(\p)
+        cmpb    $0, fill
+        je      14f
+        movl    $1023, %ecx
+22:     movl    \pd, (\p,\c,4)
+        subl    $1, %ecx
+        cmpl    $2, %ecx
+        ja      22b
 14:     movl    \n, (\p)
         addl    $1, TOUCHED(\s)
         adcl    $0, TOUCHED+4(\s)

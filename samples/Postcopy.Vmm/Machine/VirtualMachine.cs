@@ -4,42 +4,54 @@ using Postcopy.Vmm.Interop;
 
 namespace Postcopy.Vmm.Machine;
 
-/// <summary>A virtual machine: memory slots, vCPUs, ports.</summary>
+/// <summary>A virtual machine: RAM from address 0 on, vCPUs, ports.</summary>
 /// <remarks>
-/// Memory is added before the first <see cref="Start"/>; on a destination it is registered with userfaultfd before that
-/// too. Start, stop, save and restore come from one thread; vCPU threads only call the On... members.
+/// On a destination the RAM is registered with userfaultfd before the first <see cref="Start"/>. Start, stop, save and restore come from one thread; vCPU threads only call the On... members.
 /// </remarks>
 internal sealed unsafe class VirtualMachine : IDisposable
 {
     internal const int MostVcpus = 4;
 
+    /// <summary>Above it a PC has its devices.</summary>
+    internal const long MostMemory = 3L << 30;
+
+    private const uint RamSlot = 0;
+
     private readonly SafeFileHandle _handle;
-    private readonly List<MemorySlot> _slots = [];
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private int _running;
 
-    internal VirtualMachine(KvmSystem kvm, int vcpus)
+    /// <summary>Makes a machine that does not run yet.</summary>
+    /// <param name="kvm">KVM.</param>
+    /// <param name="vcpus">How many vCPUs.</param>
+    /// <param name="ram">Its memory; the machine owns it from now on.</param>
+    internal VirtualMachine(KvmSystem kvm, int vcpus, GuestMemory ram)
     {
+        Ram = ram;
         if (vcpus is < 1 or > MostVcpus)
         {
             throw new VmmException($"{vcpus} vCPUs are not possible; 1 to {MostVcpus} are.");
+        }
+
+        if (ram.Length > MostMemory)
+        {
+            throw new VmmException($"{ram.Length >> 20} MiB of memory are not possible; at most {MostMemory >> 20} MiB are.");
         }
 
         Ports = new PortBus(Serial);
         _handle = kvm.CreateVm();
         byte[] cpuid = kvm.SupportedCpuid();
         Vcpus = [.. Enumerable.Range(0, vcpus).Select(i => new Vcpu(this, _handle, i, kvm.RunSize, cpuid))];
+        SetSlot(logDirty: false);
     }
 
-    internal sealed record MemorySlot(uint Slot, ulong GuestPhysical, GuestMemory Memory, long Offset, long Length);
+    internal GuestMemory Ram { get; }
 
     internal IReadOnlyList<Vcpu> Vcpus { get; }
 
     internal SerialPort Serial { get; } = new();
 
     internal PortBus Ports { get; }
-
-    internal IReadOnlyList<MemorySlot> Slots => _slots;
 
     /// <summary>True between Start and Stop.</summary>
     internal bool IsRunning { get; private set; }
@@ -50,32 +62,18 @@ internal sealed unsafe class VirtualMachine : IDisposable
     /// <summary>Accesses to addresses without memory.</summary>
     internal long UnhandledMmio;
 
-    /// <summary>Lets the guest see memory.</summary>
-    internal void AddMemory(ulong guestPhysical, GuestMemory memory, long offset, long length)
-    {
-        MemorySlot slot = new((uint)_slots.Count, guestPhysical, memory, offset, length);
-        SetSlot(slot, logDirty: false);
-        _slots.Add(slot);
-    }
-
     /// <summary>Starts or ends KVM's record of written pages.</summary>
-    internal void LogDirty(bool on)
-    {
-        foreach (MemorySlot slot in _slots)
-        {
-            SetSlot(slot, on);
-        }
-    }
+    internal void LogDirty(bool on) => SetSlot(on);
 
-    /// <summary>Gives the pages of a slot that were written since the last call, as runs of bytes in its memory.</summary>
-    internal List<PageRange> TakeDirty(MemorySlot slot)
+    /// <summary>Gives the pages that were written since the last call.</summary>
+    internal List<PageRange> TakeDirty()
     {
         const int pageBytes = 4096;
-        long pages = slot.Length / pageBytes;
+        long pages = Ram.Length / pageBytes;
         ulong[] bitmap = new ulong[(pages + 63) / 64];
         fixed (ulong* p = bitmap)
         {
-            Kvm.kvm_dirty_log log = new() { slot = slot.Slot, dirty_bitmap = p };
+            Kvm.kvm_dirty_log log = new() { slot = RamSlot, dirty_bitmap = p };
             KvmSystem.Check(Libc.ioctl(_handle, Kvm.KVM_GET_DIRTY_LOG, &log), nameof(Kvm.KVM_GET_DIRTY_LOG));
         }
 
@@ -89,7 +87,7 @@ internal sealed unsafe class VirtualMachine : IDisposable
             }
             else if (!dirty && start >= 0)
             {
-                runs.Add(new PageRange(slot.Offset + (start * pageBytes), (page - start) * pageBytes));
+                runs.Add(new PageRange(start * pageBytes, (page - start) * pageBytes));
                 start = -1;
             }
         }
@@ -141,7 +139,7 @@ internal sealed unsafe class VirtualMachine : IDisposable
         }
     }
 
-    /// <summary>Frees everything but the memory, which is the caller's. No vCPU may be running.</summary>
+    /// <summary>Frees everything, the memory too. No vCPU may be running.</summary>
     public void Dispose()
     {
         foreach (Vcpu vcpu in Vcpus)
@@ -150,6 +148,7 @@ internal sealed unsafe class VirtualMachine : IDisposable
         }
 
         _handle.Dispose();
+        Ram.Dispose();
     }
 
     internal void OnHalted(Vcpu vcpu)
@@ -170,15 +169,15 @@ internal sealed unsafe class VirtualMachine : IDisposable
         }
     }
 
-    private void SetSlot(MemorySlot slot, bool logDirty)
+    private void SetSlot(bool logDirty)
     {
         Kvm.kvm_userspace_memory_region region = new()
         {
-            slot = slot.Slot,
+            slot = RamSlot,
             flags = logDirty ? Kvm.KVM_MEM_LOG_DIRTY_PAGES : 0,
-            guest_phys_addr = slot.GuestPhysical,
-            memory_size = (ulong)slot.Length,
-            userspace_addr = slot.Memory.Address + (nuint)slot.Offset,
+            guest_phys_addr = 0,
+            memory_size = (ulong)Ram.Length,
+            userspace_addr = Ram.Address,
         };
         KvmSystem.Check(Libc.ioctl(_handle, Kvm.KVM_SET_USER_MEMORY_REGION, &region), nameof(Kvm.KVM_SET_USER_MEMORY_REGION));
     }
