@@ -51,36 +51,39 @@ internal sealed class CommandLine
         {
             _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _listen, _timeout, _gcPressure,
         };
-        root.Validators.Add(ValidateTogether);
-        root.SetAction((parsed, cancellation) => run(Options(parsed), cancellation));
+        root.SetAction((parsed, cancellation) =>
+        {
+            if (Contradiction(parsed) is not { } contradiction)
+            {
+                return run(Options(parsed), cancellation);
+            }
+
+            Console.Error.WriteLine(contradiction);
+            return Task.FromResult(UsageError);
+        });
         return root;
     }
 
-    private void ValidateTogether(CommandResult result)
+    /// <summary>What no option alone can tell: null when the options fit together.</summary>
+    private string? Contradiction(ParseResult parsed)
     {
-        // Each option reports its own errors; what follows needs all of them.
-        if (result.Errors.Any() || result.Children.OfType<OptionResult>().Any(o => o.Errors.Any()))
-        {
-            return;
-        }
-
-        string kind = result.GetValue(_memoryKind) ?? "anonymous";
-        string page = result.GetValue(_pageSize) ?? "4k";
+        string kind = parsed.GetValue(_memoryKind)!;
+        string page = parsed.GetValue(_pageSize)!;
         if (page == "2m" && kind != "hugetlb")
         {
-            result.AddError($"--page-size: '2m' is not allowed with --memory-kind {kind}; use --memory-kind hugetlb, or --page-size 4k.");
-        }
-        else if (page == "4k" && kind == "hugetlb" && result.GetResult(_pageSize) is { Implicit: false })
-        {
-            result.AddError("--page-size: '4k' is not allowed with --memory-kind hugetlb; use --page-size 2m, or another memory kind.");
+            return $"--page-size: '2m' is not allowed with --memory-kind {kind}; use --memory-kind hugetlb, or --page-size 4k.";
         }
 
-        long memory = result.GetValue(_memory);
-        long pageBytes = kind == "hugetlb" ? PageSize.TwoMiB.Bytes : PageSize.Host.Bytes;
-        if (memory % pageBytes != 0)
+        if (page == "4k" && kind == "hugetlb" && parsed.GetResult(_pageSize) is { Implicit: false })
         {
-            result.AddError($"--memory: {memory} bytes are not allowed; give a multiple of the page size ({pageBytes} bytes).");
+            return "--page-size: '4k' is not allowed with --memory-kind hugetlb; use --page-size 2m, or another memory kind.";
         }
+
+        long memory = parsed.GetValue(_memory);
+        long pageBytes = kind == "hugetlb" ? PageSize.TwoMiB.Bytes : PageSize.Host.Bytes;
+        return memory % pageBytes == 0
+            ? null
+            : $"--memory: {memory} bytes are not allowed; give a multiple of the page size ({pageBytes} bytes).";
     }
 
     private DestinationOptions Options(ParseResult parsed)

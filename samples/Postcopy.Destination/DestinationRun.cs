@@ -17,6 +17,7 @@ internal sealed class DestinationRun : IAsyncDisposable
     private readonly QemuIncoming _incoming;
     private readonly SeededContent? _content;
     private VcpuThreads? _vcpus;
+    private SourceProcess? _source;
 
     private DestinationRun(DestinationOptions options, Output output)
     {
@@ -62,7 +63,9 @@ internal sealed class DestinationRun : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        // The connection first: the source sees its end and goes by itself.
         await _incoming.DisposeAsync();
+        _source?.Dispose();
 
         // Threads that wait for pages that never came stay frozen, and end with the process: nothing wrong was read.
         _vcpus?.RequestStop();
@@ -71,11 +74,11 @@ internal sealed class DestinationRun : IAsyncDisposable
 
     private async Task<int> ReceiveAsync(CancellationToken cancellation)
     {
-        using SourceProcess? source = _options.Listen is null ? SourceProcess.Prepare() : null;
-        Endpoint endpoint = _options.Listen ?? source!.Endpoint;
+        _source = _options.Listen is null ? SourceProcess.Prepare() : null;
+        Endpoint endpoint = _options.Listen ?? _source!.Endpoint;
         using MigrationListener listener = MigrationListener.Bind(endpoint.Address);
-        source?.Start(_options);
-        _output.Info(source is null
+        _source?.Start(_options);
+        _output.Info(_source is null
             ? $"waiting for a source on {endpoint}"
             : $"embedded source: {Quantity.Bytes(_options.MemoryBytes)} of seeded pages (seed {_options.Seed}), background stream " +
               (_options.Bandwidth == 0 ? "without limit" : $"{Quantity.Bytes(_options.Bandwidth)}/s"));
@@ -96,7 +99,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             }
         }
 
-        return await FinishAsync(report, touched, source, cancellation);
+        return await FinishAsync(report, touched, cancellation);
     }
 
     private async Task<CompletionReport> WithTimeoutNamed(Task<CompletionReport> receiving, CancellationToken cancellation)
@@ -124,7 +127,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             : throw new TimeoutException("A touching thread did not end although every page is there.");
     }
 
-    private async Task<int> FinishAsync(CompletionReport report, VcpuOutcome touched, SourceProcess? source, CancellationToken cancellation)
+    private async Task<int> FinishAsync(CompletionReport report, VcpuOutcome touched, CancellationToken cancellation)
     {
         bool right = touched.Wrong == 0;
         IReadOnlyList<RamBlock> blocks = _destination.Blocks.Blocks;
@@ -144,7 +147,7 @@ internal sealed class DestinationRun : IAsyncDisposable
         }
 
         await _output.ReportAsync(report, _vcpus, cancellation);
-        if (source is not null && await source.WaitAsync(cancellation) is not 0)
+        if (_source is not null && await _source.WaitAsync(cancellation) is not 0)
         {
             _output.Error("the embedded source did not end as it should");
             right = false;

@@ -65,7 +65,7 @@ internal sealed class SourceProcess : IDisposable
     {
         if (_process is { } process)
         {
-            if (!process.HasExited)
+            if (!process.WaitForExit(PatienceMilliseconds))
             {
                 process.Kill();
                 process.WaitForExit();

@@ -198,16 +198,16 @@ public sealed partial class QemuIncoming
         using ChannelPlacer placer = new(_destination.Placer);
         try
         {
-            while (true)
+            StreamRecordKind kind = reader.ReadNext();
+            while (kind != StreamRecordKind.EndOfStream)
             {
-                StreamRecordKind kind = reader.ReadNext();
-                if (kind == StreamRecordKind.EndOfStream)
-                {
-                    return;
-                }
-
                 // One page is never held back for a batch: what is here already goes in with it, nothing is waited for.
-                _ = PlaceBatch(reader, placer, kind, ref _urgentPages);
+                // A batch that was full leaves its next page, read already, for another round.
+                kind = PlaceBatch(reader, placer, kind, ref _urgentPages);
+                if (kind == StreamRecordKind.None)
+                {
+                    kind = reader.ReadNext();
+                }
             }
         }
         finally

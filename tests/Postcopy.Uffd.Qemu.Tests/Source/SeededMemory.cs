@@ -17,7 +17,7 @@ internal sealed class SeededMemory(int seed, params SourceRamBlock[] blocks) : I
 
     private void Fill(string name, long page, Span<byte> destination)
     {
-        uint state = (uint)HashCode.Combine(seed, page) ^ (uint)name.Length;
+        uint state = (uint)((seed * 7919) + (page * 104729)) ^ (uint)name.Length;
         switch (page % 4)
         {
             case 0:

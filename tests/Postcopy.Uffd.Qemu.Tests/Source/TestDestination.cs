@@ -29,6 +29,8 @@ internal sealed class TestDestination
 
     internal int UrgentPages { get; private set; }
 
+    internal int PrecopyPages { get; private set; }
+
     /// <summary>Reads the main channel to its end and sends SHUT when nothing is missing.</summary>
     internal void RunMain(MigrationChannel channel)
     {
@@ -74,7 +76,7 @@ internal sealed class TestDestination
             {
                 lock (_lock)
                 {
-                    Store(reader);
+                    Store(reader, StreamRecordKind.Page);
                     UrgentPages++;
                 }
             }
@@ -91,6 +93,8 @@ internal sealed class TestDestination
             return _received.Sum(block => block.Count(r => !r));
         }
     }
+
+    internal byte[] Content(StreamRamBlock block) => _memory[block.Index];
 
     /// <summary>Compares everything with the source; each page came exactly once after the switch, or not at all.</summary>
     internal void Verify(IMigrationSourceMemory source)
@@ -118,11 +122,12 @@ internal sealed class TestDestination
                 _received = [.. State.Blocks.Select(b => new bool[b.Length / 4096])];
                 Order.Add("BlockList");
                 break;
-            case StreamRecordKind.Page or StreamRecordKind.ZeroPage:
+            case StreamRecordKind.Page or StreamRecordKind.ZeroPage or StreamRecordKind.XbzrlePage:
                 lock (_lock)
                 {
                     PostcopyPages += State.Phase >= StreamPhase.Running ? 1 : 0;
-                    Store(reader);
+                    PrecopyPages += State.Phase < StreamPhase.Running ? 1 : 0;
+                    Store(reader, kind);
                 }
 
                 break;
@@ -192,11 +197,15 @@ internal sealed class TestDestination
         return bitmap;
     }
 
-    private void Store(QemuStreamReader reader)
+    private void Store(QemuStreamReader reader, StreamRecordKind kind)
     {
         int block = reader.Block!.Index;
         Span<byte> page = _memory[block].AsSpan((int)reader.PageOffset, 4096);
-        if (reader.Data == 0)
+        if (kind == StreamRecordKind.XbzrlePage)
+        {
+            Assert.True(XbzrleDelta.TryApply(Streams.Content(reader), page));
+        }
+        else if (reader.Data == 0)
         {
             page.Clear();
         }

@@ -11,7 +11,10 @@ public sealed class MutationTests
     [Fact]
     public void MutatedStreamsEndInOneOfTwoExceptions()
     {
-        byte[] original = GoldenStreamTests.SmallMigration();
+        byte[] main = GoldenStreamTests.SmallMigration();
+        byte[] urgent = new WireBytes().NamedPage("b", 0x1000, 7).NextZero(0).NamedPage("a", 0, 8).U64(WireBytes.Eos).ToArray();
+        byte[] recovery = new WireBytes().Command(10, [1, (byte)'a']).Command(10, [1, (byte)'b']).Command(9)
+            .Part().NamedPage("a", 0, 7).NamedZero("b", 0x1000).Finish().End().Finish().U8(0).ToArray();
         Random random = new(20261123);
         long started = Stopwatch.GetTimestamp();
         int malformed = 0;
@@ -19,9 +22,10 @@ public sealed class MutationTests
         int whole = 0;
         for (int round = 0; round < Rounds && Stopwatch.GetElapsedTime(started) < s_timeLimit; round++)
         {
-            byte[] bytes = Mutate(original, random);
+            byte[] bytes = Mutate((round % 4) switch { 0 => urgent, 1 => recovery, _ => main }, random);
+            MigrationStreamState state = round % 4 < 2 ? GoldenStreamTests.RunningState(("a", 0x2000, null), ("b", 0x2000, null)) : new();
             long before = GC.GetAllocatedBytesForCurrentThread();
-            using QemuStreamReader reader = Streams.Reader(bytes);
+            using QemuStreamReader reader = Streams.Reader(bytes, state);
             try
             {
                 _ = reader.ReadAll();
