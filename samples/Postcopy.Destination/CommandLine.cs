@@ -38,6 +38,12 @@ internal sealed class CommandLine
     };
 
     private readonly Option<int> _timeout = Number("--timeout", "SECONDS", 300, 1, 86_400, "Give up after that long, and say what is missing");
+    private readonly Option<bool> _preempt = new("--preempt") { Description = "Let the embedded source send requested pages on a channel of their own; an outside source's channels are recognized by themselves" };
+    private readonly Option<string?> _tlsCert = File("--tls-cert", "Certificate of this destination, PEM; needs --tls-key and --listen");
+    private readonly Option<string?> _tlsKey = File("--tls-key", "Its private key, PEM");
+    private readonly Option<string?> _tlsCa = File("--tls-ca", "Only sources whose certificate this authority signed may connect, PEM");
+    private readonly Option<string?> _packageFile = new("--package-file") { HelpName = "PATH", Description = "Write the source's device package there" };
+    private readonly Option<int> _recoverTimeout = Number("--recover-timeout", "SECONDS", 0, 0, 86_400, "Wait that long for a new connection after one was lost; 0 gives up at once");
     private readonly Option<bool> _gcPressure = new("--gc-pressure") { Description = "Let a thread allocate and collect garbage without pause meanwhile" };
 
     private delegate bool Parser<T>(string text, out T value);
@@ -49,7 +55,8 @@ internal sealed class CommandLine
             "Receives a virtual machine's memory by postcopy: touched pages are fetched on demand while the rest streams in. " +
             "Without --listen it runs a complete migration from an embedded source in a second process and checks every page.")
         {
-            _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _listen, _timeout, _gcPressure,
+            _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _listen, _timeout, _preempt,
+            _tlsCert, _tlsKey, _tlsCa, _packageFile, _recoverTimeout, _gcPressure,
         };
         root.SetAction((parsed, cancellation) =>
         {
@@ -79,32 +86,59 @@ internal sealed class CommandLine
             return "--page-size: '4k' is not allowed with --memory-kind hugetlb; use --page-size 2m, or another memory kind.";
         }
 
-        long memory = parsed.GetValue(_memory);
+        if (TlsContradiction(parsed) is { } tls)
+        {
+            return tls;
+        }
+
+        long memory = Value(parsed, _memory, new DestinationOptions().MemoryBytes);
         long pageBytes = kind == "hugetlb" ? PageSize.TwoMiB.Bytes : PageSize.Host.Bytes;
         return memory % pageBytes == 0
             ? null
             : $"--memory: {memory} bytes are not allowed; give a multiple of the page size ({pageBytes} bytes).";
     }
 
+    private string? TlsContradiction(ParseResult parsed)
+    {
+        bool certificate = parsed.GetValue(_tlsCert) is not null;
+        if (certificate != parsed.GetValue(_tlsKey) is not null || (!certificate && parsed.GetValue(_tlsCa) is not null))
+        {
+            return "--tls-cert and --tls-key are given together, and --tls-ca with them.";
+        }
+
+        return certificate && parsed.GetValue(_listen) is null
+            ? "--tls-cert: the embedded source speaks no TLS; give --listen for an outside source."
+            : null;
+    }
+
     private DestinationOptions Options(ParseResult parsed)
     {
+        DestinationOptions defaults = new();
         GuestMemoryKind kind = Enum.Parse<GuestMemoryKind>(parsed.GetValue(_memoryKind)!, ignoreCase: true);
         return new DestinationOptions
         {
             Vcpus = parsed.GetValue(_vcpus),
-            MemoryBytes = parsed.GetValue(_memory),
+            MemoryBytes = Value(parsed, _memory, defaults.MemoryBytes),
             PageSize = kind == GuestMemoryKind.Hugetlb ? PageSize.TwoMiB : PageSize.Host,
             MemoryKind = kind,
-            Seed = parsed.GetValue(_seed),
-            Bandwidth = parsed.GetValue(_bandwidth),
+            Seed = Value(parsed, _seed, defaults.Seed),
+            Bandwidth = Value(parsed, _bandwidth, defaults.Bandwidth),
             Json = parsed.GetValue(_report) == "json",
             ReportFile = parsed.GetValue(_reportFile),
             HashFile = parsed.GetValue(_hashFile),
             Listen = parsed.GetValue(_listen),
             Timeout = TimeSpan.FromSeconds(parsed.GetValue(_timeout)),
+            Preempt = parsed.GetValue(_preempt),
+            Tls = parsed.GetValue(_tlsCert) is { } certificate ? new TlsFiles(certificate, parsed.GetValue(_tlsKey)!, parsed.GetValue(_tlsCa)) : null,
+            PackageFile = parsed.GetValue(_packageFile),
+            RecoverTimeout = TimeSpan.FromSeconds(parsed.GetValue(_recoverTimeout)),
             GcPressure = parsed.GetValue(_gcPressure),
         };
     }
+
+    /// <summary>The option's value, or its default.</summary>
+    private static long Value(ParseResult parsed, Option<long> option, long standard) =>
+        parsed.GetResult(option) is null ? standard : parsed.GetValue(option);
 
     private static Option<int> Number(string name, string help, int standard, int least, int most, string description) => new(name)
     {
@@ -128,10 +162,10 @@ internal sealed class CommandLine
     {
         HelpName = help,
         Description = description + $" [default: {standard}]",
-        DefaultValueFactory = _ => parser(standard, out T value) ? value : throw new InvalidOperationException(name),
+        // The default stays text: as a number of bytes nobody would read it in the help.
         CustomParser = result =>
         {
-            string text = result.Tokens[0].Value;
+            string text = result.Tokens.Count == 0 ? standard : result.Tokens[0].Value;
             if (!parser(text, out T value))
             {
                 result.AddError($"{name}: '{text}' is not allowed; give {allowed}.");
@@ -155,6 +189,22 @@ internal sealed class CommandLine
             }
 
             return text;
+        },
+    };
+
+    private static Option<string?> File(string name, string description) => new(name)
+    {
+        HelpName = "PATH",
+        Description = description,
+        CustomParser = result =>
+        {
+            string path = result.Tokens[0].Value;
+            if (!System.IO.File.Exists(path))
+            {
+                result.AddError($"{name}: '{path}' is not allowed; give a PEM file that exists.");
+            }
+
+            return path;
         },
     };
 

@@ -31,5 +31,12 @@ internal sealed record DestinationOptions
 
     internal bool GcPressure { get; init; }
 
-    internal bool FollowMemoryEvents { get; init; }
+    /// <summary>The embedded source uses the urgent channel of postcopy-preempt.</summary>
+    internal bool Preempt { get; init; }
+
+    internal TlsFiles? Tls { get; init; }
+
+    internal string? PackageFile { get; init; }
+
+    internal TimeSpan RecoverTimeout { get; init; }
 }

@@ -37,6 +37,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             OnPackage = PackageAsync,
             OnRunning = () => _vcpus?.Start(),
             StallTimeout = options.Timeout,
+            RecoverTimeout = options.RecoverTimeout,
         });
     }
 
@@ -54,7 +55,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             return Interrupted;
         }
         catch (Exception e) when (e is UffdException or GuestMemoryException or RamBlockException or QemuIncomingException or MigrationStreamException
-            or PostcopyFailedException or PostcopyIncompleteException or IOException or System.Net.Sockets.SocketException or TimeoutException or UnauthorizedAccessException)
+            or PostcopyFailedException or PostcopyIncompleteException or IOException or System.Net.Sockets.SocketException or TimeoutException or UnauthorizedAccessException or System.Security.Cryptography.CryptographicException)
         {
             output.Error(e.Message);
             return Failure;
@@ -76,7 +77,7 @@ internal sealed class DestinationRun : IAsyncDisposable
     {
         _source = _options.Listen is null ? SourceProcess.Prepare() : null;
         Endpoint endpoint = _options.Listen ?? _source!.Endpoint;
-        using MigrationListener listener = MigrationListener.Bind(endpoint.Address);
+        using MigrationListener listener = MigrationListener.Bind(endpoint.Address, new MigrationListenerOptions { Tls = _options.Tls?.Load() });
         _source?.Start(_options);
         _output.Info(_source is null
             ? $"waiting for a source on {endpoint}"
@@ -169,8 +170,13 @@ internal sealed class DestinationRun : IAsyncDisposable
         };
     }
 
-    private ValueTask PackageAsync(DevicePackage package, CancellationToken cancellation)
+    private async ValueTask PackageAsync(DevicePackage package, CancellationToken cancellation)
     {
+        if (_options.PackageFile is { } path)
+        {
+            await File.WriteAllBytesAsync(path, package.Bytes, cancellation);
+        }
+
         if (_destination.Uffd!.UserModeOnly)
         {
             _output.Warn($"userfaultfd was opened for faults of user mode only ({_destination.Uffd.OpenedBy}): enough for the threads of this sample, wrong for a KVM guest");
@@ -181,7 +187,5 @@ internal sealed class DestinationRun : IAsyncDisposable
         {
             _vcpus = new VcpuThreads(_destination, _options.Vcpus, _options.Seed, _content);
         }
-
-        return ValueTask.CompletedTask;
     }
 }

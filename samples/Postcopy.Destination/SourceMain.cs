@@ -22,12 +22,18 @@ internal static class SourceMain
         Option<long> pageBytes = new("--page-bytes") { Required = true };
         Option<long> seed = new("--seed") { Required = true };
         Option<long> bandwidth = new("--bandwidth") { Required = true };
-        Command command = new(CommandName, "The embedded source") { connect, memory, pageBytes, seed, bandwidth };
+        Option<bool> preempt = new("--preempt");
+        Command command = new(CommandName, "The embedded source") { connect, memory, pageBytes, seed, bandwidth, preempt };
         command.Hidden = true;
         command.SetAction((parsed, cancellation) => RunAsync(
             parsed.GetValue(connect)!,
             new SeededMemory(parsed.GetValue(seed), parsed.GetValue(memory), new PageSize(parsed.GetValue(pageBytes))),
-            parsed.GetValue(bandwidth),
+            new QemuSourceOptions
+            {
+                MachineType = "none",
+                BackgroundBandwidth = parsed.GetValue(bandwidth),
+                Preempt = parsed.GetValue(preempt) ? QemuPreemptMode.AtSwitch : QemuPreemptMode.None,
+            },
             cancellation));
         return command;
     }
@@ -35,10 +41,10 @@ internal static class SourceMain
     internal static IEnumerable<string> Arguments(Endpoint endpoint, DestinationOptions options) =>
     [
         CommandName, "--connect", endpoint.ToString(), "--memory", Text(options.MemoryBytes), "--page-bytes", Text(options.PageSize.Bytes),
-        "--seed", Text(options.Seed), "--bandwidth", Text(options.Bandwidth),
+        "--seed", Text(options.Seed), "--bandwidth", Text(options.Bandwidth), .. options.Preempt ? ["--preempt"] : Array.Empty<string>(),
     ];
 
-    private static async Task<int> RunAsync(string connect, SeededMemory memory, long bandwidth, CancellationToken cancellation)
+    private static async Task<int> RunAsync(string connect, SeededMemory memory, QemuSourceOptions options, CancellationToken cancellation)
     {
         // Ctrl-C reaches the whole foreground group; the destination decides, and its end closes our socket.
         using PosixSignalRegistration ignore = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => context.Cancel = true);
@@ -48,10 +54,8 @@ internal static class SourceMain
             return CommandLine.UsageError;
         }
 
-        Socket socket = endpoint!.CreateSocket();
-        await socket.ConnectAsync(endpoint.Address, cancellation);
-        await using QemuSource source = new(memory, new QemuSourceOptions { BackgroundBandwidth = bandwidth, MachineType = "none" });
-        QemuSourceState end = await source.RunAsync(MigrationChannel.FromSocket(socket), cancellationToken: cancellation);
+        await using QemuSource source = new(memory, options);
+        QemuSourceState end = await source.RunAsync(Connect(endpoint!), options.Preempt == QemuPreemptMode.None ? null : () => Connect(endpoint!), cancellation);
         if (end == QemuSourceState.Completed)
         {
             return 0;
@@ -59,6 +63,13 @@ internal static class SourceMain
 
         await Console.Error.WriteLineAsync($"embedded source: {end}, {source.Error?.Message}");
         return 1;
+    }
+
+    private static MigrationChannel Connect(Endpoint endpoint)
+    {
+        Socket socket = endpoint.CreateSocket();
+        socket.Connect(endpoint.Address);
+        return MigrationChannel.FromSocket(socket);
     }
 
     private static string Text(long value) => value.ToString(CultureInfo.InvariantCulture);

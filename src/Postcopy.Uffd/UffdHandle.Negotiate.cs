@@ -29,6 +29,9 @@ public sealed partial class UffdHandle
     /// <param name="optional">Features that are used if they can be had.</param>
     /// <returns>What was granted, and why something was not.</returns>
     /// <exception cref="UffdException">A required feature is missing or not allowed; or the handle was negotiated before.</exception>
+    /// <exception cref="UffdOpenException">
+    /// The kernel lacks something that was asked for, and the descriptor to find out what could not be opened.
+    /// </exception>
     public UffdGrant Negotiate(UffdFeatures required = UffdFeatures.None, UffdFeatures optional = UffdFeatures.None)
     {
         if (_negotiated)
@@ -36,35 +39,46 @@ public sealed partial class UffdHandle
             throw new UffdException("UFFDIO_API", 0, "This descriptor is negotiated already, and the kernel takes one handshake only; open another.");
         }
 
-        UffdFeatures offered = Probe(new UffdOpenOptions { AllowUserModeOnly = UserModeOnly }).Features;
-        UffdFeatures missing = required & ~offered;
-        if (missing != 0)
+        // A handshake that succeeds names all that the kernel offers, and one that asks too much is refused without
+        // being used up; so the throw-away descriptor is needed only to learn what was too much. It may be out of
+        // reach: a process often gives up its rights after opening.
+        UffdFeatures asked = required | optional;
+        UffdFeatures offered = UffdFeatures.None;
+        List<UffdRefusal> refused = [];
+        int errno = Handshake(asked, out Userfaultfd.uffdio_api api);
+        if (errno == Errno.EINVAL)
         {
-            throw new UffdException("UFFDIO_API", 0,
-                $"The kernel does not offer {missing}: {string.Join("; ", Each(missing).Select(UnofferedReason))}. It offers {offered}.");
+            offered = Probe(_options).Features;
+            UffdFeatures missing = required & ~offered;
+            if (missing != 0)
+            {
+                throw new UffdException("UFFDIO_API", 0,
+                    $"The kernel does not offer {missing}: {string.Join("; ", Each(missing).Select(UnofferedReason))}. It offers {offered}.");
+            }
+
+            refused.AddRange(Each(optional & ~offered).Select(f => new UffdRefusal(f, UnofferedReason(f))));
+            asked &= offered;
+            errno = Handshake(asked, out api);
         }
 
-        List<UffdRefusal> refused = [.. Each(optional & ~offered).Select(f => new UffdRefusal(f, UnofferedReason(f)))];
-        UffdFeatures asked = required | (optional & offered);
-        int errno = Handshake(asked, out _);
         if (errno == Errno.EPERM && (asked & UffdFeatures.EventFork) != 0 && (required & UffdFeatures.EventFork) == 0)
         {
             // The kernel checks the privilege before it takes the handshake, so the descriptor is as new.
-            refused.Add(new UffdRefusal(UffdFeatures.EventFork, "needs CAP_SYS_PTRACE"));
+            refused.Add(new UffdRefusal(UffdFeatures.EventFork, "EventFork needs CAP_SYS_PTRACE"));
             asked &= ~UffdFeatures.EventFork;
-            errno = Handshake(asked, out _);
+            errno = Handshake(asked, out api);
         }
 
         if (errno != 0)
         {
             throw UffdException.For("UFFDIO_API", errno, errno == Errno.EPERM
                 ? "EventFork needs CAP_SYS_PTRACE; ask for it as optional, or not at all (hazard H13)."
-                : $"the kernel refused {asked} although it offers {offered}.");
+                : $"the kernel refused {asked} although it offers {offered}; was a duplicate of this descriptor negotiated already?");
         }
 
         _granted = asked;
         _negotiated = true;
-        return new UffdGrant(asked, offered, refused);
+        return new UffdGrant(asked, (UffdFeatures)api.features, refused);
     }
 
     private static IEnumerable<UffdFeatures> Each(UffdFeatures features)

@@ -95,7 +95,7 @@ public sealed partial class UffdHandle
         int rc = Libc.ioctl(this, UFFDIO_ZEROPAGE, &argument);
         return rc == 0
             ? new UffdResult(UffdOutcome.Done, (long)length, 0)
-            : Interpret(Marshal.GetLastPInvokeError(), argument.zeropage, UffdOutcome.NotRegistered, UffdOutcome.Unexpected);
+            : Interpret(Marshal.GetLastPInvokeError(), argument.zeropage, UffdOutcome.NotRegistered, UffdOutcome.BeyondEndOfFile);
     }
 
     /// <summary>
@@ -113,7 +113,7 @@ public sealed partial class UffdHandle
         int rc = Libc.ioctl(this, UFFDIO_MOVE, &argument);
         return rc == 0
             ? new UffdResult(UffdOutcome.Done, (long)length, 0)
-            : Interpret(Marshal.GetLastPInvokeError(), argument.move, UffdOutcome.NotRegisteredOrSourceHole, UffdOutcome.SourceUnreadable);
+            : Interpret(Marshal.GetLastPInvokeError(), argument.move, UffdOutcome.SourceHoleOrUnmapped, UffdOutcome.SourceUnreadable);
     }
 
     /// <summary>
@@ -147,7 +147,7 @@ public sealed partial class UffdHandle
         int rc = Libc.ioctl(this, UFFDIO_POISON, &argument);
         return rc == 0
             ? new UffdResult(UffdOutcome.Done, (long)length, 0)
-            : Interpret(Marshal.GetLastPInvokeError(), argument.updated, UffdOutcome.NotRegistered, UffdOutcome.Unexpected);
+            : Interpret(Marshal.GetLastPInvokeError(), argument.updated, UffdOutcome.NotRegistered, UffdOutcome.BeyondEndOfFile);
     }
 
     /// <summary>Sets or lifts write protection; lifting wakes the waiters unless told not to.</summary>
@@ -167,7 +167,7 @@ public sealed partial class UffdHandle
     private static uffdio_range Range(nuint start, nuint length) => new() { start = start, len = length };
 
     /// <summary>The errno contract of all placing operations; two errnos differ in meaning between them.</summary>
-    private static UffdResult Interpret(int errno, long field, UffdOutcome onNoEntry, UffdOutcome onFault) => errno switch
+    internal static UffdResult Interpret(int errno, long field, UffdOutcome onNoEntry, UffdOutcome onFault) => errno switch
     {
         // A positive field is progress; anything else is a negative errno or untouched, never a length.
         Errno.EAGAIN when field > 0 => new UffdResult(UffdOutcome.Partial, field, errno),

@@ -19,13 +19,15 @@ namespace Postcopy.Uffd;
 [DebuggerDisplay("{ToString(),nq}")]
 public sealed partial class UffdHandle : SafeHandle, IUffdKernel
 {
+    private readonly UffdOpenOptions _options;
     private UffdFeatures _granted;
     private bool _negotiated;
 
-    private UffdHandle(nint descriptor, string openedBy, bool userModeOnly, bool foreign)
+    private UffdHandle(nint descriptor, UffdOpenOptions options, string openedBy, bool userModeOnly, bool foreign)
         : base(-1, ownsHandle: true)
     {
         SetHandle(descriptor);
+        _options = options;
         OpenedBy = openedBy;
         UserModeOnly = userModeOnly;
         IsForeign = foreign;
@@ -61,7 +63,8 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
     public static UffdHandle Open(UffdOpenOptions? options = null)
     {
         Platform.Require();
-        return UffdOpener.Open(options ?? new UffdOpenOptions(), static (fd, way, userOnly) => new UffdHandle(fd, way, userOnly, foreign: false));
+        UffdOpenOptions chosen = options ?? new UffdOpenOptions();
+        return UffdOpener.Open(chosen, (fd, way, userOnly) => new UffdHandle(fd, chosen, way, userOnly, foreign: false));
     }
 
     /// <summary>
@@ -71,7 +74,7 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
     /// <param name="descriptor">The received descriptor; its ownership moves here.</param>
     /// <param name="granted">The features that the sender negotiated.</param>
     /// <exception cref="ArgumentNullException"><paramref name="descriptor"/> is null.</exception>
-    /// <exception cref="UffdException">The descriptor is not open.</exception>
+    /// <exception cref="UffdException">The descriptor is not open, or is no userfaultfd; it stays the caller's then.</exception>
     public static UffdHandle FromReceived(SafeFileHandle descriptor, UffdFeatures granted)
     {
         ArgumentNullException.ThrowIfNull(descriptor);
@@ -80,10 +83,11 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
             throw new UffdException("fcntl", Errno.EBADF, "The received descriptor is not open (EBADF); pass the one that the peer sent with SCM_RIGHTS.");
         }
 
+        RequireUserfaultfd(descriptor);
         SetFlags(descriptor);
         nint fd = descriptor.DangerousGetHandle();
         descriptor.SetHandleAsInvalid();
-        return new UffdHandle(fd, "received", userModeOnly: false, foreign: true) { _granted = granted, _negotiated = true };
+        return new UffdHandle(fd, new UffdOpenOptions(), "received", userModeOnly: false, foreign: true) { _granted = granted, _negotiated = true };
     }
 
     /// <summary>
@@ -100,7 +104,7 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
             throw UffdException.For("fcntl(F_DUPFD_CLOEXEC)", errno, "raise RLIMIT_NOFILE when it is EMFILE (24).");
         }
 
-        return new UffdHandle(fd, OpenedBy, UserModeOnly, IsForeign) { _granted = _granted, _negotiated = _negotiated };
+        return new UffdHandle(fd, _options, OpenedBy, UserModeOnly, IsForeign) { _granted = _granted, _negotiated = _negotiated };
     }
 
     /// <summary>How it was opened and what was granted.</summary>
@@ -116,6 +120,23 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
         // The result of close is not judged: on Linux the descriptor is gone whatever it says.
         _ = Libc.close(handle);
         return true;
+    }
+
+    /// <summary>Takes a descriptor of this process that was opened by other means and is not negotiated yet.</summary>
+    internal static UffdHandle Adopt(nint descriptor, bool userModeOnly) =>
+        new(descriptor, new UffdOpenOptions { AllowUserModeOnly = userModeOnly }, "adopted", userModeOnly, foreign: false);
+
+    private static void RequireUserfaultfd(SafeFileHandle descriptor)
+    {
+        // A wrong descriptor would answer every operation with ENOTTY, far away from the mistake. Without /proc there
+        // is no way to ask, and the descriptor is believed.
+        string link = $"/proc/self/fd/{descriptor.DangerousGetHandle()}";
+        string? target = File.Exists("/proc/self/maps") ? new FileInfo(link).LinkTarget : null;
+        if (target is not null && !target.Contains("[userfaultfd]", StringComparison.Ordinal))
+        {
+            throw new UffdException("fcntl", Errno.ENOTTY,
+                $"The received descriptor is no userfaultfd but '{target}'; pass the one that the peer sent with SCM_RIGHTS, in the order it was sent.");
+        }
     }
 
     private static void SetFlags(SafeHandle descriptor)

@@ -68,7 +68,7 @@ internal static class UffdOpener
     private static string DeviceRemedy(string path, int errno) => errno switch
     {
         Errno.EACCES or Errno.EPERM =>
-            $"Give this user the device: 'setfacl -m u:$USER:rw {path}' as root; in a container add the device to its profile.",
+            $"Give user {Libc.geteuid()} the device: 'setfacl -m u:{Libc.geteuid()}:rw {path}' as root; in a container add the device to its profile.",
         Errno.ENOENT or Errno.ENXIO or Errno.ENODEV =>
             "The node needs Linux 6.1 with CONFIG_USERFAULTFD; in a container pass the device in ('--device').",
         Errno.EMFILE or Errno.ENFILE => "Raise RLIMIT_NOFILE (ulimit -n), or fs.file-max for ENFILE.",

@@ -27,20 +27,36 @@ public enum UffdOutcome
     /// </summary>
     AddressSpaceChanging,
 
-    /// <summary>The range is not registered with this descriptor, or crosses the border of a mapping (ENOENT).</summary>
+    /// <summary>
+    /// The range is not registered with this descriptor, or crosses the border of a mapping (ENOENT). MOVE answers
+    /// <see cref="InvalidArgument"/> there.
+    /// </summary>
     NotRegistered,
 
-    /// <summary>MOVE only: the destination is not registered, or the source has a hole (ENOENT, the kernel does not say which).</summary>
-    NotRegisteredOrSourceHole,
+    /// <summary>
+    /// MOVE only: the source has a hole and the flags do not allow it, or one of the two ranges is not mapped (ENOENT,
+    /// the kernel does not say which).
+    /// </summary>
+    SourceHoleOrUnmapped,
 
     /// <summary>The process whose memory this is has gone (ESRCH; ENOSPC on Linux 4.11 and 4.12): a clean end.</summary>
     TargetGone,
 
-    /// <summary>The kernel refused the arguments (EINVAL): alignment, length 0, a mode that the range does not have.</summary>
+    /// <summary>
+    /// The kernel refused the arguments (EINVAL): alignment, length 0, a mode that the range does not have, CONTINUE
+    /// beyond the end of the file; for MOVE also a destination that is not registered or crosses a mapping's border, a
+    /// source that is shared or read-only, ranges of which one is locked, or memory of another process.
+    /// </summary>
     InvalidArgument,
 
-    /// <summary>COPY: the source is not readable, or the destination lies beyond the end of the file (EFAULT).</summary>
+    /// <summary>
+    /// COPY: the source is not readable, or the destination lies beyond the end of the file (EFAULT, the kernel does
+    /// not say which). MOVE: a source page is poisoned.
+    /// </summary>
     SourceUnreadable,
+
+    /// <summary>ZEROPAGE and POISON: the range lies beyond the end of the file (EFAULT).</summary>
+    BeyondEndOfFile,
 
     /// <summary>CONTINUE: the page is not in the page cache (EFAULT).</summary>
     NotInPageCache,

@@ -29,6 +29,13 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int poll(PollFd* fds, nuint nfds, int timeout);
 
+    internal const int IPPROTO_TCP = 6;
+    internal const int TCP_QUICKACK = 12;
+
+    // Safe when optval has optlen readable bytes.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int setsockopt(SafeHandle sockfd, int level, int optname, void* optval, uint optlen);
+
     /// <summary>struct pollfd of poll(2).</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal struct PollFd

@@ -48,6 +48,9 @@ internal static partial class Libc
     internal static partial int munmap(nuint address, nuint length);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial int mprotect(nuint address, nuint length, int prot);
+
+    [LibraryImport("libc", SetLastError = true)]
     internal static partial int madvise(nuint address, nuint length, int advice);
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]

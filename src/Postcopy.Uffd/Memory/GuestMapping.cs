@@ -37,7 +37,8 @@ internal static class GuestMapping
         long alignment = Math.Max(pageSize.Bytes, PageSize.TwoMiB.Bytes);
         nuint length = (nuint)options.Length;
         nuint reserved = length + (nuint)alignment;
-        nuint area = Libc.mmap_anonymous(0, reserved, Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, 0);
+        int reservation = Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | (options.Kind == GuestMemoryKind.Anonymous ? 0 : Libc.MAP_NORESERVE);
+        nuint area = Libc.mmap_anonymous(0, reserved, Libc.PROT_NONE, reservation, -1, 0);
         if (area == Libc.MAP_FAILED)
         {
             throw Failed(options, pageSize, Marshal.GetLastPInvokeError());
@@ -46,18 +47,7 @@ internal static class GuestMapping
         nuint phase = (nuint)options.GuestPhysicalAddress & (nuint)(alignment - 1);
         nuint address = ((area + (nuint)alignment - 1 - phase) & ~(nuint)(alignment - 1)) + phase;
 
-        int flags = Libc.MAP_FIXED | (file is null ? Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS : Libc.MAP_SHARED);
-        if (options.Kind == GuestMemoryKind.Hugetlb && file is null)
-        {
-            flags |= Libc.MAP_HUGETLB | (pageSize.Shift << Libc.MAP_HUGE_SHIFT);
-        }
-
-        // Huge pages are reserved at mmap: a pool that runs dry later would answer EEXIST for absent pages (hazard H7).
-        const int protection = Libc.PROT_READ | Libc.PROT_WRITE;
-        nuint mapped = file is null
-            ? Libc.mmap_anonymous(address, length, protection, flags, -1, 0)
-            : Libc.mmap(address, length, protection, flags, file, 0);
-        if (mapped == Libc.MAP_FAILED)
+        if (!Back(address, length, options, pageSize, file))
         {
             int errno = Marshal.GetLastPInvokeError();
             _ = Libc.munmap(area, reserved);
@@ -78,13 +68,31 @@ internal static class GuestMapping
         return address;
     }
 
+    private static bool Back(nuint address, nuint length, GuestMemoryOptions options, PageSize pageSize, SafeFileHandle? file)
+    {
+        const int protection = Libc.PROT_READ | Libc.PROT_WRITE;
+        if (options.Kind == GuestMemoryKind.Anonymous)
+        {
+            // The reservation itself becomes the memory. A mapping put over it could fail after the kernel (before
+            // 6.12) took the old one away, and unmapping the area then might hit another thread's new mapping.
+            return Libc.mprotect(address, length, protection) == 0;
+        }
+
+        // Huge pages are reserved here: a pool that runs dry later would answer EEXIST for absent pages (hazard H7).
+        nuint mapped = file is null
+            ? Libc.mmap_anonymous(address, length, protection,
+                Libc.MAP_FIXED | Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_HUGETLB | (pageSize.Shift << Libc.MAP_HUGE_SHIFT), -1, 0)
+            : Libc.mmap(address, length, protection, Libc.MAP_FIXED | Libc.MAP_SHARED, file, 0);
+        return mapped != Libc.MAP_FAILED;
+    }
+
     internal static void Advise(AddressRange range, GuestMemoryKind kind, bool incomplete)
     {
         // Best effort: each of these is a protection or a speed-up, and none is needed for right content.
         _ = Libc.madvise(range.Start, range.Length, incomplete ? Libc.MADV_DONTFORK : Libc.MADV_DOFORK);
+        _ = Libc.madvise(range.Start, range.Length, incomplete ? Libc.MADV_DONTDUMP : Libc.MADV_DODUMP);
         if (kind != GuestMemoryKind.Hugetlb)
         {
-            _ = Libc.madvise(range.Start, range.Length, incomplete ? Libc.MADV_DONTDUMP : Libc.MADV_DODUMP);
             _ = Libc.madvise(range.Start, range.Length, incomplete ? Libc.MADV_NOHUGEPAGE : Libc.MADV_HUGEPAGE);
         }
     }

@@ -121,10 +121,16 @@ public sealed class GuestMemory : SafeHandle
     /// <param name="length">Bytes, whole pages.</param>
     /// <param name="forWriting">True makes the pages writable and private; false only maps them.</param>
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the memory.</exception>
+    /// <exception cref="ArgumentException">The range is not made of whole pages.</exception>
     /// <exception cref="GuestMemoryException">The kernel refused, for example for want of memory.</exception>
     public void Populate(long offset, long length, bool forWriting)
     {
         GuestAccess.CheckRange(offset, length, Length, "the guest memory");
+        if (!PageSize.IsAligned(offset) || !PageSize.IsAligned(length))
+        {
+            throw new ArgumentException($"{length} bytes at offset {offset} are not whole pages of {PageSize}.", nameof(offset));
+        }
+
         using HandleReference reference = new(this);
         while (Libc.madvise(Address + (nuint)offset, (nuint)length, forWriting ? Libc.MADV_POPULATE_WRITE : Libc.MADV_POPULATE_READ) != 0)
         {
@@ -136,7 +142,8 @@ public sealed class GuestMemory : SafeHandle
 
             throw new GuestMemoryException("madvise", errno,
                 $"Populating {length} bytes at offset {offset} failed with {Errno.Describe(errno)}: " +
-                "EFAULT is a poisoned page or a hugetlb pool that ran dry, ENOMEM want of memory, EINVAL a kernel before 5.14.");
+                "EFAULT is a poisoned page, a hugetlb pool that ran dry, or a missing page of a userfaultfd for user mode only (hazard H22), " +
+                "ENOMEM want of memory, EINVAL a kernel before 5.14.");
         }
     }
 
@@ -160,8 +167,13 @@ public sealed class GuestMemory : SafeHandle
         return unmapped;
     }
 
-    private static void Validate(GuestMemoryOptions options, PageSize pageSize)
+    internal static void Validate(GuestMemoryOptions options, PageSize pageSize)
     {
+        if (!Enum.IsDefined(options.Kind))
+        {
+            throw new ArgumentException($"{(int)options.Kind} is no kind of guest memory; there are {string.Join(", ", Enum.GetNames<GuestMemoryKind>())}.", nameof(options));
+        }
+
         if (!pageSize.IsAligned(options.Length) || options.Length <= 0)
         {
             throw new ArgumentException(
@@ -173,6 +185,17 @@ public sealed class GuestMemory : SafeHandle
         {
             throw new ArgumentException(
                 $"{options.Kind} memory cannot have pages of {pageSize}: anonymous memory and memfd have the host's ({PageSize.Host}), hugetlb has 2 MiB or 1 GiB.", nameof(options));
+        }
+
+        if (options.Shared && options.Kind == GuestMemoryKind.Anonymous)
+        {
+            throw new ArgumentException("Anonymous memory is private; for shared memory ask for Memfd.", nameof(options));
+        }
+
+        if (options.GuestPhysicalAddress > ulong.MaxValue - (ulong)options.Length)
+        {
+            throw new ArgumentException(
+                $"The guest-physical range of {options.Length} bytes from 0x{options.GuestPhysicalAddress:x} goes beyond 64 bits.", nameof(options));
         }
 
         if (!pageSize.IsAligned((long)options.GuestPhysicalAddress))

@@ -46,12 +46,13 @@ public sealed unsafe partial class PageBitmap
     {
         CheckPart(wireOffset, from.Length, targetPagesPerPage);
         long firstBit = wireOffset * 8;
-        if (firstBit % targetPagesPerPage != 0)
+        long bits = Math.Min(from.Length * 8L, (Length * targetPagesPerPage) - firstBit);
+        if (firstBit % targetPagesPerPage != 0 || bits % targetPagesPerPage != 0)
         {
-            throw new ArgumentOutOfRangeException(nameof(wireOffset), wireOffset, "The part must begin with a whole page.");
+            throw new ArgumentOutOfRangeException(nameof(wireOffset),
+                $"{from.Length} bytes from {wireOffset} cut a page: a page has {targetPagesPerPage} bits, so a part has a multiple of {Math.Max(8, targetPagesPerPage / 8)} bytes.");
         }
 
-        long bits = Math.Min(from.Length * 8L, (Length * targetPagesPerPage) - firstBit);
         for (long bit = 0; bit + targetPagesPerPage <= bits; bit += targetPagesPerPage)
         {
             bool all = true;

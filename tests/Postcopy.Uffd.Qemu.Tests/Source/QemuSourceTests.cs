@@ -177,13 +177,15 @@ public sealed class QemuSourceTests
     {
         SeededMemory memory = Memory();
         TestDestination destination = new() { BreakAfter = 150 };
-        await using QemuSource source = new(memory, new QemuSourceOptions { Preempt = preempt });
+        // Slow enough that the source has not sent its EOF when the break comes: that could not be resumed (qemu-wire.md 0.10).
+        await using QemuSource source = new(memory, new QemuSourceOptions { Preempt = preempt, BackgroundBandwidth = 8_000_000 });
         List<Task> urgentReaders = [];
         QemuSourceState state = QemuSourceState.PostcopyPaused;
         for (int connection = 0; connection < 3; connection++)
         {
             Assert.Equal(QemuSourceState.PostcopyPaused, state);
             (MigrationChannel near, MigrationChannel far) = Streams.ChannelPair();
+            source.BackgroundBandwidth = connection < 2 ? 8_000_000 : 0;
             using (far)
             {
                 Func<MigrationChannel>? openUrgent = preempt == QemuPreemptMode.None ? null : () =>

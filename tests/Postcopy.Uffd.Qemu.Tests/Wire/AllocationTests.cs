@@ -1,7 +1,26 @@
 namespace Postcopy.Uffd.Qemu.Tests.Wire;
 
+/// <summary>
+/// Zero bytes in the best of several rounds: the runtime itself allocates on a thread now and then (tiering up a method),
+/// whereas an allocation per record would be there in every round.
+/// </summary>
 public sealed class AllocationTests
 {
+    private const int Rounds = 5;
+
+    private static void AssertNothing(Action round)
+    {
+        long least = long.MaxValue;
+        for (int i = 0; i < Rounds && least != 0; i++)
+        {
+            long before = GC.GetAllocatedBytesForCurrentThread();
+            round();
+            least = Math.Min(least, GC.GetAllocatedBytesForCurrentThread() - before);
+        }
+
+        Assert.Equal(0, least);
+    }
+
     [Fact]
     public void PageRecordsAllocateNothing()
     {
@@ -19,27 +38,22 @@ public sealed class AllocationTests
 
         using QemuStreamReader reader = Streams.Reader(wire.Finish().ToArray());
         reader.ReadTo(StreamRecordKind.ZeroPage);
-        for (int i = 0; i < 100; i++)
+        AssertNothing(() =>
         {
-            reader.ReadNext();
-        }
-
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        int records = 0;
-        while (reader.ReadNext() is StreamRecordKind.Page or StreamRecordKind.ZeroPage)
-        {
-            records++;
-        }
-
-        long allocated = GC.GetAllocatedBytesForCurrentThread() - before;
-        Assert.True(records > Pages);
-        Assert.Equal(0, allocated);
+            for (int i = 0; i < Pages / Rounds; i++)
+            {
+                if (reader.ReadNext() is not (StreamRecordKind.Page or StreamRecordKind.ZeroPage))
+                {
+                    throw new InvalidOperationException();
+                }
+            }
+        });
     }
 
     [Fact]
     public void ReceivingFromASocketAllocatesNothing()
     {
-        const int Pages = 64;
+        const int Pages = 500;
         WireBytes wire = new WireBytes().Begin(("a", Pages * 0x1000, null)).Package().Part().NamedPage("a", 0, 1);
         for (ulong page = 1; page < Pages; page++)
         {
@@ -56,13 +70,13 @@ public sealed class AllocationTests
             using QemuStreamReader reader = new(near, new MigrationStreamState(), Streams.Options);
             reader.ReadTo(StreamRecordKind.Page);
             reader.ReadNext();
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            for (int page = 2; page < Pages; page++)
+            AssertNothing(() =>
             {
-                reader.ReadNext();
-            }
-
-            Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+                for (int i = 0; i < (Pages - 2) / Rounds; i++)
+                {
+                    reader.ReadNext();
+                }
+            });
             sender.Join();
         }
     }
@@ -77,13 +91,13 @@ public sealed class AllocationTests
             StreamRamBlock block = new(0, "pc.ram", 1 << 30, 4096);
             using ReturnPathWriter writer = new(near);
             Assert.Equal(ReturnPathOutcome.Sent, writer.TryRequestPages(block, 0, 4096));
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            for (int i = 1; i < 500; i++)
+            AssertNothing(() =>
             {
-                writer.TryRequestPages(block, i * 4096L, 4096);
-            }
-
-            Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+                for (int i = 1; i < 200; i++)
+                {
+                    writer.TryRequestPages(block, i * 4096L, 4096);
+                }
+            });
         }
     }
 }
