@@ -159,16 +159,35 @@ internal sealed class DestinationRun : IAsyncDisposable
 
     private RamBlockSpec CreateBlock(StreamRamBlock wanted)
     {
-        PageSize pageSize = new(wanted.PageSize);
-        GuestMemoryKind kind = pageSize != PageSize.Host ? GuestMemoryKind.Hugetlb
-            : _options.MemoryKind == GuestMemoryKind.Hugetlb ? GuestMemoryKind.Anonymous
-            : _options.MemoryKind;
+        if (wanted.Index == 0)
+        {
+            // While the source still has everything: beyond a cgroup's limit no error would come, only a kill.
+            MemoryPlanReport plan = MemoryPlan.Check([.. _incoming.SourceBlocks.Select(b =>
+                new MemoryPlanBlock(KindOf(b), b.Length) { PageSize = new PageSize(b.PageSize) })]);
+            if (!plan.IsSufficient)
+            {
+                throw new IOException($"this host has not enough for the guest.{Environment.NewLine}{plan}");
+            }
+        }
+
         return new RamBlockSpec
         {
             Name = wanted.Name,
-            Memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = wanted.Length, Kind = kind, PageSize = pageSize, Name = wanted.Name }),
+            Memory = GuestMemory.Allocate(new GuestMemoryOptions
+            {
+                Length = wanted.Length,
+                Kind = KindOf(wanted),
+                PageSize = new PageSize(wanted.PageSize),
+                Name = wanted.Name,
+            }),
         };
     }
+
+    /// <summary>Huge pages only where the source has them: page sizes must agree.</summary>
+    private GuestMemoryKind KindOf(StreamRamBlock wanted) =>
+        wanted.PageSize != PageSize.Host.Bytes ? GuestMemoryKind.Hugetlb
+        : _options.MemoryKind == GuestMemoryKind.Hugetlb ? GuestMemoryKind.Anonymous
+        : _options.MemoryKind;
 
     private async ValueTask PackageAsync(DevicePackage package, CancellationToken cancellation)
     {

@@ -129,6 +129,7 @@ public sealed partial class PostcopyPlacer
             case UffdOutcome.TargetGone:
                 return new Step(start, PlaceOutcome.TargetGone, 0, kernel);
             case UffdOutcome.SourceUnreadable:
+            case UffdOutcome.BeyondEndOfFile:
             case UffdOutcome.NotInPageCache:
             case UffdOutcome.SourcePoisoned:
                 return new Step(start, PlaceOutcome.SourceUnreadable, 0, kernel);
