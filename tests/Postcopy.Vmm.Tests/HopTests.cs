@@ -1,4 +1,3 @@
-using Postcopy.Uffd;
 using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
@@ -100,11 +99,10 @@ public sealed class HopTests(ITestOutputHelper output)
         await using Migrate migrate = new(kvm, source, spoil: static s => s.Vcpus[1].Sregs.cr4 |= 1UL << 40);
         Task<IncomingReport> receiving = migrate.ReceiveAsync();
         OutgoingReport from = await migrate.SendAsync();
-        QemuIncomingException refused = await Assert.ThrowsAsync<QemuIncomingException>(() => receiving);
+        VmmException refused = await Assert.ThrowsAsync<VmmException>(() => receiving);
 
         Assert.Equal(QemuSourceState.Failed, from.End);
         Assert.Contains("vCPU 1: this KVM does not take the state: KVM_SET_SREGS", refused.Message, StringComparison.Ordinal);
-        Assert.True(refused.SourceMayResume);
         _ = await source.HeartbeatsAsync();
         _ = await source.HeartbeatsAsync();
         source.AssertSound();

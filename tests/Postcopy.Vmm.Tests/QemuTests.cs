@@ -1,6 +1,5 @@
 using System.Net;
 using System.Net.Sockets;
-using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Migration;
@@ -24,7 +23,7 @@ public sealed class QemuTests(ITestOutputHelper output)
         Requires.Userfaultfd();
         Requires.Tool(QemuProcess.Program, "qemu-system-x86");
         await using QemuProcess qemu = await QemuProcess.StartAsync(
-            new GuestSettings { LongMode = longMode, StartsOthers = vcpus > 1, Fills = true, PagesPerVcpu = 512 }, vcpus, megabytes: 32);
+            new GuestSettings { LongMode = longMode, StartsOthers = vcpus > 1, Fills = true, PagesPerVcpu = 512 }.Image(), vcpus, megabytes: 32);
         await Task.WhenAll(Enumerable.Range(0, vcpus).Select(i => qemu.Serial.NextAsync(l => l == $"{i}:00000004"))).WaitAsync(TestMachine.Limit);
 
         using Socket listener = Listen(out int port);
@@ -45,6 +44,48 @@ public sealed class QemuTests(ITestOutputHelper output)
         }
 
         output.WriteLine($"{report.From}: {report.Wire}, {report.Completion.Faults}, {report.Completion.Blocktime}");
+    }
+
+    /// <summary>
+    /// QEMU 7.2 knows no point of no return; as nothing ran here, its operator may cancel and let the guest go on.
+    /// </summary>
+    [Fact(Timeout = Limit)]
+    public async Task ACpuThatCannotGoOnHereIsRefusedAndGoesOnInQemu()
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        Requires.Tool(QemuProcess.Program, "qemu-system-x86");
+
+        // sti; mov dx, 0x3f8; mov al, 'x'; out; mov al, 10; out; then a while of nothing, and again.
+        byte[] sector = new byte[512];
+        byte[] code = [0xfb, 0xba, 0xf8, 0x03, 0xb0, 0x78, 0xee, 0xb0, 0x0a, 0xee, 0x31, 0xc9, 0x49, 0x75, 0xfd, 0xeb, 0xf0];
+        code.CopyTo(sector, 0);
+        sector[510] = 0x55;
+        sector[511] = 0xaa;
+        await using QemuProcess qemu = await QemuProcess.StartAsync(sector, vcpus: 1, megabytes: 32);
+        await qemu.Serial.NextAsync(l => l == "x").WaitAsync(TestMachine.Limit);
+
+        using Socket listener = Listen(out int port);
+        using CancellationTokenSource limit = new(TestMachine.Limit);
+        TaskCompletionSource migrating = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        await using Incoming incoming = new(kvm, TimeSpan.Zero)
+        {
+            OnRefused = async refusal =>
+            {
+                await migrating.Task;
+                _ = await qemu.Monitor.ExecuteAsync("migrate_cancel");
+                _ = await qemu.WaitForStatusAsync(["cancelled"], limit.Token);
+            },
+        };
+        Task<IncomingReport> receiving = incoming.RunAsync(listener);
+        await qemu.MigrateAsync(port, bandwidth: 20 << 20, postcopyBandwidth: 4 << 20);
+        migrating.SetResult();
+        VmmException refused = await Assert.ThrowsAsync<VmmException>(() => receiving);
+
+        Assert.Contains("it has interrupts enabled", refused.Message, StringComparison.Ordinal);
+        Assert.False(incoming.Started.IsCompletedSuccessfully);
+        _ = await qemu.Monitor.ExecuteAsync("cont");
+        await qemu.Serial.NextAsync(l => l == "x").WaitAsync(TestMachine.Limit);
     }
 
     private static Socket Listen(out int port)

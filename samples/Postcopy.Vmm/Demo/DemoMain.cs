@@ -76,7 +76,7 @@ internal static class DemoMain
 
         // Room at the end for the firmware's tables.
         uint pages = (uint)((((long)Megabytes - 2 << 20) - guest.Base) / GuestSettings.PageBytes / vcpus);
-        return QemuProcess.StartAsync(guest with { PagesPerVcpu = pages }, vcpus, Megabytes, cancellationToken: cancellationToken);
+        return QemuProcess.StartAsync((guest with { PagesPerVcpu = pages }).Image(), vcpus, Megabytes, cancellationToken: cancellationToken);
     }
 
     private static async Task WatchAsync(QemuProcess? qemu, DemoChild a, DemoChild b, CancellationToken cancellationToken)

@@ -27,6 +27,7 @@ internal sealed class Incoming : IAsyncDisposable
     private MachineState? _state;
     private bool _start;
     private bool _complete;
+    private Exception? _refusal;
     private TimeSpan? _downtime;
 
     internal Incoming(KvmSystem kvm, TimeSpan recoverTimeout, VmDescription? description = null, PlacerOptions? placer = null)
@@ -51,7 +52,15 @@ internal sealed class Incoming : IAsyncDisposable
     /// <summary>Called with each line that the guest prints here.</summary>
     internal Action<string>? OnLine { get; init; }
 
+    /// <summary>
+    /// Called when the state is refused and nothing has run here, while the connection still stands. A QEMU before 10.2 does
+    /// not take its guest back by itself, but its operator can have it back now: migrate_cancel, then cont. Once the
+    /// connection is closed such a QEMU (7.2) ends in postcopy-paused, and a cancel there never finishes (measured).
+    /// </summary>
+    internal Func<Exception, Task>? OnRefused { get; init; }
+
     /// <summary>Receives until the guest is complete and the source knows it.</summary>
+    /// <exception cref="VmmException">The guest's state cannot be taken; it never ran here.</exception>
     /// <exception cref="QemuIncomingException">It failed; the message says whether the source may go on.</exception>
     internal async Task<IncomingReport> RunAsync(Socket listener, CancellationToken cancellationToken = default)
     {
@@ -72,6 +81,11 @@ internal sealed class Incoming : IAsyncDisposable
         {
             _ = _started.TrySetException(e);
             _ = _started.Task.Exception;
+            if (_refusal is { } refusal)
+            {
+                throw new VmmException($"The guest was refused, and nothing of it ran here: {refusal.Message}", e);
+            }
+
             throw;
         }
     }
@@ -113,7 +127,25 @@ internal sealed class Incoming : IAsyncDisposable
     }
 
     /// <summary>Before the point of no return: whatever is wrong with the state comes out here, and the source goes on.</summary>
-    private ValueTask TakeDevicesAsync(DevicePackage package, CancellationToken cancellationToken)
+    private async ValueTask TakeDevicesAsync(DevicePackage package, CancellationToken cancellationToken)
+    {
+        try
+        {
+            TakeDevices(package);
+        }
+        catch (Exception e)
+        {
+            _refusal = e;
+            if (OnRefused is not null)
+            {
+                await OnRefused(e);
+            }
+
+            throw;
+        }
+    }
+
+    private void TakeDevices(DevicePackage package)
     {
         IReadOnlyList<DeviceSection> sections = package.Split(_description);
         GuestMemory ram = _ram ?? throw new VmmException($"The source has no RAM block '{Outgoing.RamName}'; take a guest over from -machine pc without memory backends.");
@@ -124,7 +156,6 @@ internal sealed class Incoming : IAsyncDisposable
         _state = ours ? MachineState.Decode(sections) : QemuMachine.Decode(sections, _machine);
         _start = ours || QemuMachine.WasRunning(sections);
         _state.Restore(_machine);
-        return ValueTask.CompletedTask;
     }
 
     private void RunGuest()

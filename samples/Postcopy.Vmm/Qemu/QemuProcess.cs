@@ -1,7 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json.Nodes;
-using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 
 namespace Postcopy.Vmm.Qemu;
@@ -29,14 +28,19 @@ internal sealed class QemuProcess : IAsyncDisposable
     /// <summary>What the guest prints.</summary>
     internal SerialPort Serial { get; }
 
-    /// <summary>Starts QEMU and its guest.</summary>
-    internal static async Task<QemuProcess> StartAsync(GuestSettings guest, int vcpus, int megabytes, Action<string>? onLine = null, CancellationToken cancellationToken = default)
+    /// <summary>Starts QEMU and a guest.</summary>
+    /// <param name="guest">The first sectors of the disk.</param>
+    /// <param name="vcpus">How many CPUs.</param>
+    /// <param name="megabytes">Memory.</param>
+    /// <param name="onLine">Called with each line that the guest prints.</param>
+    /// <param name="cancellationToken">Gives up.</param>
+    internal static async Task<QemuProcess> StartAsync(byte[] guest, int vcpus, int megabytes, Action<string>? onLine = null, CancellationToken cancellationToken = default)
     {
         string directory = Directory.CreateTempSubdirectory("postcopy-vmm-").FullName;
         string disk = Path.Combine(directory, "guest.img");
         string socket = Path.Combine(directory, "qmp");
         byte[] image = new byte[1 << 20];
-        guest.Image().CopyTo(image, 0);
+        guest.CopyTo(image, 0);
         await File.WriteAllBytesAsync(disk, image, cancellationToken);
         Process process = new()
         {
@@ -116,6 +120,20 @@ internal sealed class QemuProcess : IAsyncDisposable
     /// <summary>QEMU's word for where the migration stands.</summary>
     internal async Task<string> StatusAsync(CancellationToken cancellationToken = default) =>
         (await Monitor.ExecuteAsync("query-migrate", null, cancellationToken))?["status"]?.GetValue<string>() ?? "none";
+
+    /// <summary>Waits until the migration is in one of these states; which.</summary>
+    internal async Task<string> WaitForStatusAsync(string[] wanted, CancellationToken cancellationToken)
+    {
+        using PeriodicTimer timer = new(TimeSpan.FromMilliseconds(20));
+        string status = await StatusAsync(cancellationToken);
+        while (!wanted.Contains(status))
+        {
+            _ = await timer.WaitForNextTickAsync(cancellationToken);
+            status = await StatusAsync(cancellationToken);
+        }
+
+        return status;
+    }
 
     public async ValueTask DisposeAsync()
     {
