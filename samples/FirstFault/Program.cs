@@ -34,7 +34,7 @@ unsafe
 await vcpu;
 destination.Placer.PlaceZero(ram, 0, ram.UsedLength);
 CompletionReport report = await destination.CompleteAsync();
-Console.WriteLine($"blocked {report.Blocktime!.Total.TotalMilliseconds > 0}, {report.Faults.Requests} page asked for");
+Console.WriteLine($"the guest stood still for {report.Blocktime!.TotalNanoseconds / 1000} us; {report.Faults.Requests} page was asked for");
 
 internal sealed class Requests : IPageRequester
 {

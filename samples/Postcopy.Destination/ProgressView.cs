@@ -40,7 +40,7 @@ internal sealed class ProgressView
         Fraction = total == 0 ? 0 : (double)here / total;
         string eta = _rate > 0 ? Duration((total - here) / _rate) : "-";
         _text = string.Create(CultureInfo.InvariantCulture,
-            $"{Quantity.Bytes(_rate)}/s {_destination.Faults.Requests} faults {_destination.Blocktime?.BlockedVcpus ?? 0} blocked ETA {eta}");
+            $"{Quantity.Bytes(_rate)}/s {_destination.Faults.Requests} faults {_destination.Blocktime?.OpenFaults ?? 0} waiting ETA {eta}");
     }
 
     /// <summary>One line for logs and pipes; null before the source has named its memory.</summary>

@@ -12,6 +12,8 @@ internal sealed class StallWatch
     private readonly TimeProvider _clock;
     private readonly TimeSpan _after;
     private Dictionary<(RamBlock Block, long Page), Open> _open = [];
+    private long _lastLook;
+    private bool _looked;
 
     internal StallWatch(RamBlockRegistry registry, TimeProvider clock, TimeSpan after)
     {
@@ -26,11 +28,18 @@ internal sealed class StallWatch
 
     private readonly record struct Open(long Since, bool Told);
 
-    /// <summary>One look; the pages whose time is up since the last one.</summary>
+    /// <summary>One look, if it is time for one; the pages whose time is up since the last.</summary>
     internal List<StallAlarm> Look()
     {
         long now = _clock.GetTimestamp();
         List<StallAlarm> alarms = [];
+        if (_looked && _clock.GetElapsedTime(_lastLook, now) < Interval)
+        {
+            return alarms;
+        }
+
+        _looked = true;
+        _lastLook = now;
         Dictionary<(RamBlock Block, long Page), Open> still = [];
         foreach (RamBlock block in _registry.Blocks)
         {

@@ -38,23 +38,15 @@ internal sealed unsafe partial class FaultReader
     private bool ServeMissing(RamBlock block, long page, uint threadId, long readAt)
     {
         nuint address = block.HostAddress + (nuint)(page << block.PageSize.Shift);
-        BlocktimeTicket ticket = default;
-        bool known = _blocktime is not null && !_blocktime.TryBegin(threadId, address, readAt, out ticket);
+        BlocktimeTicket ticket = _blocktime is null ? default : _blocktime.Begin(threadId, address, readAt, _wokeAt).Ticket;
         bool requested = block.Requested.TestAndSet(page);
         if (block.Received.Test(page))
         {
-            if (!known)
-            {
-                _blocktime?.Cancel(ticket);
-            }
-
+            _blocktime?.Cancel(ticket);
             return false;
         }
 
-        if (!known)
-        {
-            _blocktime?.Confirm(ticket);
-        }
+        _blocktime?.Confirm(ticket);
 
         if (requested)
         {
@@ -137,11 +129,7 @@ internal sealed unsafe partial class FaultReader
         }
 
         nuint address = block.HostAddress + (nuint)(page << block.PageSize.Shift);
-        if (_blocktime.TryBegin(threadId, address, readAt, out BlocktimeTicket ticket))
-        {
-            _blocktime.Confirm(ticket);
-        }
-
+        _blocktime.Confirm(_blocktime.Begin(threadId, address, readAt).Ticket);
         _blocktime.End(address, (nuint)block.PageSize.Bytes, _blocktime.Now());
     }
 }

@@ -29,6 +29,9 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private readonly Thread _thread;
 
     private FaultSource[] _sources = [];
+
+    // When poll returned: what lies between it and the read is the reader's own delay.
+    private long _wokeAt = long.MaxValue;
     private bool _stop;
 
     internal FaultReader(FaultReaderOptions options, PostcopyPlacer placer, BlocktimeTracker? blocktime, RamBlockRegistry registry,
@@ -127,6 +130,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
             {
                 FaultSource[] sources = Volatile.Read(ref _sources);
                 Wait(sources);
+                _wokeAt = _blocktime?.Now() ?? 0;
                 for (int i = 0; i < sources.Length; i++)
                 {
                     if (_poll[i + 1].revents != 0)

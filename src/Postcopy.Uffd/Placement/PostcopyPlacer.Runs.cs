@@ -112,12 +112,13 @@ public sealed partial class PostcopyPlacer
             Count(Counter.AlreadyReceivedPages, page - firstPage);
         }
 
+        long calledAt = _blocktime?.Now() ?? long.MaxValue;
         UffdResult kernel = Apply(mapping, start, source, length, kind);
         switch (kernel.Outcome)
         {
             case UffdOutcome.Done:
             case UffdOutcome.Partial:
-                return Placed(block, mapping, start, kernel, kind);
+                return Placed(block, start, kernel, kind, calledAt);
             case UffdOutcome.AlreadyPresent:
                 return AlreadyPresent(block, mapping, start, kernel);
             case UffdOutcome.AddressSpaceChanging:
@@ -150,14 +151,14 @@ public sealed partial class PostcopyPlacer
         };
     }
 
-    private Step Placed(RamBlock block, BlockMapping mapping, long start, UffdResult kernel, Kind kind)
+    private Step Placed(RamBlock block, long start, UffdResult kernel, Kind kind, long calledAt)
     {
         long wokenAt = _blocktime?.Now() ?? 0;
 
         // The kernel stops between pages of its own; whole pages of the block are what counts, and for huge pages
         // it never stops inside one.
         long bytes = kernel.Bytes & ~(block.PageSize.Bytes - 1);
-        long placed = Commit(block, start, bytes, wokenAt);
+        long placed = Commit(block, start, bytes, wokenAt, calledAt);
         Count(Counter.Operations);
         Count(kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes }, bytes);
         if (kernel.Outcome == UffdOutcome.Partial)
@@ -173,7 +174,8 @@ public sealed partial class PostcopyPlacer
     /// <param name="start">Offset of the first page.</param>
     /// <param name="bytes">Whole pages.</param>
     /// <param name="wokenAt">When their waiters were woken.</param>
-    private long Commit(RamBlock block, long start, long bytes, long wokenAt)
+    /// <param name="calledAt">Before the ioctl, when that is known: how late the stamp can be.</param>
+    private long Commit(RamBlock block, long start, long bytes, long wokenAt, long calledAt = long.MaxValue)
     {
         foreach (BlockMapping mirror in block.Mirrors)
         {
@@ -190,7 +192,7 @@ public sealed partial class PostcopyPlacer
         if (awaited)
         {
             Count(Counter.AwaitedPlacements);
-            _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, wokenAt);
+            _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, wokenAt, calledAt);
         }
 
         Observer?.OnPlaced(block, awaited);
