@@ -112,10 +112,9 @@ internal static class DemoMain
         {
             Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
                 $"{name,-10} {arrival.Pages + arrival.ZeroPages} pages ({arrival.PrecopyPages} before the switch), {arrival.FaultRequests} fetched because a vCPU touched them, postcopy took {arrival.DurationMs:0} ms"));
-            string blocked = arrival.TotalBlockedMs is { } total
-                ? string.Create(CultureInfo.InvariantCulture, $"blocktime {string.Join(", ", arrival.VcpuBlockedMs.Select((ms, i) => string.Create(CultureInfo.InvariantCulture, $"vCPU {i} {ms:0.0} ms")))}; all at once {total:0.0} ms")
-                : "blocktime not measured";
-            string downtime = arrival.DowntimeMs is { } ms2 ? string.Create(CultureInfo.InvariantCulture, $"; from stop to start {ms2:0.0} ms") : string.Empty;
+            string blocked = string.Join(", ", arrival.VcpuBlockedMs.Select((ms, i) => string.Create(CultureInfo.InvariantCulture, $"vCPU {i} {ms:0.0} ms")));
+            blocked = string.Create(CultureInfo.InvariantCulture, $"stood still for pages: {blocked}; all at once {arrival.TotalBlockedMs:0.0} ms");
+            string downtime = arrival.DowntimeMs is { } ms2 ? string.Create(CultureInfo.InvariantCulture, $"; for the switch {ms2:0.0} ms") : string.Empty;
             Console.WriteLine($"{string.Empty,-10} {blocked}{downtime}");
         }
 

@@ -60,7 +60,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
 
     /// <summary>Starts the thread.</summary>
     /// <param name="onThread">Called on it before the first KVM_RUN.</param>
-    internal void Start(Action<Vcpu>? onThread)
+    internal void Start(Action<Vcpu> onThread)
     {
         Volatile.Write(ref _run->immediate_exit, 0);
         _thread = new Thread(() => Main(onThread)) { IsBackground = true, Name = $"vcpu-{Index}" };
@@ -103,7 +103,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
         _handle.Dispose();
     }
 
-    private void Main(Action<Vcpu>? onThread)
+    private void Main(Action<Vcpu> onThread)
     {
         try
         {
@@ -112,7 +112,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
                 _threadId = (int)HostThread.CurrentId;
             }
 
-            onThread?.Invoke(this);
+            onThread(this);
             while (!Halted && RunOnce())
             {
             }

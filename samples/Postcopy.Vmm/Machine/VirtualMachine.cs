@@ -102,9 +102,16 @@ internal sealed unsafe class VirtualMachine : IDisposable
         IsRunning = true;
         Vcpu[] live = [.. Vcpus.Where(v => !v.Halted)];
         Volatile.Write(ref _running, live.Length);
+
+        // None runs before all have introduced themselves: "all blocked at once" counts those that are known.
+        Barrier ready = new(live.Length);
         foreach (Vcpu vcpu in live)
         {
-            vcpu.Start(onThread);
+            vcpu.Start(v =>
+            {
+                onThread?.Invoke(v);
+                ready.SignalAndWait();
+            });
         }
     }
 

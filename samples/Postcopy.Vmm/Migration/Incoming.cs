@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net.Sockets;
 using Postcopy.Uffd;
 using Postcopy.Uffd.Qemu;
@@ -34,7 +35,7 @@ internal sealed class Incoming : IAsyncDisposable
     {
         _kvm = kvm;
         _description = description;
-        _destination = new PostcopyDestination(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = placer ?? new PlacerOptions() });
+        _destination = new PostcopyDestination(new PostcopyOptions { Blocktime = new BlocktimeOptions { MaxSlots = VirtualMachine.MostVcpus, TimelineCapacity = 1 << 16 }, Placer = placer ?? new PlacerOptions() });
         _incoming = new QemuIncoming(_destination, new QemuIncomingOptions
         {
             CreateBlock = CreateBlock,
@@ -163,14 +164,13 @@ internal sealed class Incoming : IAsyncDisposable
         _downtime = _state?.StoppedAt?.Elapsed();
         if (_start)
         {
-            _machine!.Start(_ => AddVcpu());
+            _machine!.Start(AddVcpu);
         }
 
         _ = _started.TrySetResult(_machine!);
     }
 
     /// <summary>On the vCPU's thread, before it enters the guest: faults carry this thread's id.</summary>
-    private void AddVcpu()
-    {
-    }
+    private void AddVcpu(Vcpu vcpu) =>
+        _ = _destination.Blocktime!.AddVcpu(HostThread.CurrentId, vcpu.Index.ToString(CultureInfo.InvariantCulture));
 }
