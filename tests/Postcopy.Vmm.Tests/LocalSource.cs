@@ -12,15 +12,22 @@ internal sealed unsafe class LocalSource : IPageRequester, IDisposable
     private readonly BlockingCollection<PageRequest> _requests = [];
     private readonly GuestMemory _from;
     private readonly PostcopyPlacer _placer;
+    private readonly TimeSpan _delay;
+    private readonly ManualResetEventSlim _gate = new(initialState: true);
+    private readonly ManualResetEventSlim _never = new(initialState: false);
     private readonly Thread _thread;
 
-    internal LocalSource(GuestMemory from, PostcopyPlacer placer)
+    internal LocalSource(GuestMemory from, PostcopyPlacer placer, TimeSpan delay = default)
     {
         _from = from;
         _placer = placer;
+        _delay = delay;
         _thread = new Thread(Serve) { IsBackground = true };
         _thread.Start();
     }
+
+    /// <summary>While it is closed nothing is answered.</summary>
+    internal ManualResetEventSlim Gate => _gate;
 
     public RequestOutcome TryRequest(in PageRequest request)
     {
@@ -43,9 +50,12 @@ internal sealed unsafe class LocalSource : IPageRequester, IDisposable
 
     public void Dispose()
     {
+        _gate.Set();
         _requests.CompleteAdding();
         _thread.Join();
         _requests.Dispose();
+        _gate.Dispose();
+        _never.Dispose();
     }
 
     private void Serve()
@@ -53,6 +63,13 @@ internal sealed unsafe class LocalSource : IPageRequester, IDisposable
         byte* page = (byte*)NativeMemory.AlignedAlloc(PageBytes, PageBytes);
         foreach (PageRequest request in _requests.GetConsumingEnumerable())
         {
+            _gate.Wait();
+            if (_delay > TimeSpan.Zero)
+            {
+                // A slow network, made of a wait that nothing ends early.
+                _ = _never.Wait(_delay);
+            }
+
             _from.Read(request.Offset, new Span<byte>(page, PageBytes));
             _ = _placer.Place(request.Block, request.Offset, (nuint)page, PageBytes);
         }

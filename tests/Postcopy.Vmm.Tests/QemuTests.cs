@@ -22,9 +22,7 @@ public sealed class QemuTests(ITestOutputHelper output)
         using KvmSystem kvm = Requires.Kvm();
         Requires.Userfaultfd();
         Requires.Tool(QemuProcess.Program, "qemu-system-x86");
-        await using QemuProcess qemu = await QemuProcess.StartAsync(
-            new GuestSettings { LongMode = longMode, StartsOthers = vcpus > 1, Fills = true, PagesPerVcpu = 512 }.Image(), vcpus, megabytes: 32);
-        await Task.WhenAll(Enumerable.Range(0, vcpus).Select(i => qemu.Serial.NextAsync(l => l == $"{i}:00000004"))).WaitAsync(TestMachine.Limit);
+        await using QemuProcess qemu = await BootAsync(vcpus, longMode);
 
         using Socket listener = Listen(out int port);
         await using Incoming incoming = new(kvm, TimeSpan.Zero);
@@ -33,17 +31,37 @@ public sealed class QemuTests(ITestOutputHelper output)
         IncomingReport report = await receiving;
         using VirtualMachine target = await incoming.Started;
         _ = await target.HeartbeatsAsync();
-        string status = await qemu.StatusAsync();
 
-        Assert.Equal("completed", status);
-        target.AssertSound();
-        for (int i = 0; i < vcpus; i++)
-        {
-            int last = qemu.Serial.Lines.Where(l => l.StartsWith($"{i}:", StringComparison.Ordinal)).Select(l => Convert.ToInt32(l[2..], 16)).Last();
-            Assert.Equal(last + 1, target.Beats(i)[0]);
-        }
+        await AssertTakenOverAsync(qemu, target);
+        Assert.Equal(vcpus, report.Completion.Blocktime!.Vcpus.Count);
+        output.WriteLine($"{report.From}: {report.Wire}, {report.Completion.Faults}");
+        output.WriteLine(report.Completion.Blocktime.ToText());
+    }
 
-        output.WriteLine($"{report.From}: {report.Wire}, {report.Completion.Faults}, {report.Completion.Blocktime}");
+    [Theory(Timeout = Limit)]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    public async Task AConnectionFromQemuThatBreaksIsMadeAnew(int vcpus)
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        Requires.Tool(QemuProcess.Program, "qemu-system-x86");
+        await using QemuProcess qemu = await BootAsync(vcpus, longMode: true);
+
+        using CancellationTokenSource limit = new(TestMachine.Limit);
+        using Socket listener = Listen(out int port);
+        await using Incoming incoming = new(kvm, recoverTimeout: TestMachine.Limit);
+        Task<IncomingReport> receiving = incoming.RunAsync(listener);
+        await qemu.MigrateAsync(port, bandwidth: 20 << 20, postcopyBandwidth: 4 << 20);
+        using VirtualMachine target = await incoming.Started.WaitAsync(limit.Token);
+        incoming.BreakConnection();
+        await qemu.ResumeAsync(port, limit.Token);
+        IncomingReport report = await receiving;
+        _ = await target.HeartbeatsAsync();
+
+        Assert.Equal(1, report.Wire.LostConnections);
+        await AssertTakenOverAsync(qemu, target);
     }
 
     /// <summary>
@@ -86,6 +104,25 @@ public sealed class QemuTests(ITestOutputHelper output)
         Assert.False(incoming.Started.IsCompletedSuccessfully);
         _ = await qemu.Monitor.ExecuteAsync("cont");
         await qemu.Serial.NextAsync(l => l == "x").WaitAsync(TestMachine.Limit);
+    }
+
+    private static async Task<QemuProcess> BootAsync(int vcpus, bool longMode)
+    {
+        GuestSettings guest = new() { LongMode = longMode, StartsOthers = vcpus > 1, Fills = true, PagesPerVcpu = 512 };
+        QemuProcess qemu = await QemuProcess.StartAsync(guest.Image(), vcpus, megabytes: 32);
+        await Task.WhenAll(Enumerable.Range(0, vcpus).Select(i => qemu.Serial.NextAsync(l => l == $"{i}:00000004"))).WaitAsync(TestMachine.Limit);
+        return qemu;
+    }
+
+    private static async Task AssertTakenOverAsync(QemuProcess qemu, VirtualMachine target)
+    {
+        Assert.Equal("completed", await qemu.StatusAsync());
+        target.AssertSound();
+        foreach (Vcpu vcpu in target.Vcpus)
+        {
+            int last = qemu.Serial.Lines.Where(l => l.StartsWith($"{vcpu.Index}:", StringComparison.Ordinal)).Select(l => Convert.ToInt32(l[2..], 16)).Last();
+            Assert.Equal(last + 1, target.Beats(vcpu.Index)[0]);
+        }
     }
 
     private static Socket Listen(out int port)

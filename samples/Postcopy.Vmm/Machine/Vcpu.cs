@@ -24,6 +24,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
 
     private Thread? _thread;
     private int _threadId;
+    private long _interruptions;
 
     internal Vcpu(VirtualMachine machine, SafeFileHandle vm, int index, nuint runSize, byte[] cpuid)
     {
@@ -67,10 +68,12 @@ internal sealed unsafe partial class Vcpu : IDisposable
         _thread.UnsafeStart();
     }
 
-    /// <summary>Asks the thread to stop; <see cref="Join"/> waits for it.</summary>
-    internal void RequestStop()
+    /// <summary>How often a signal ended KVM_RUN.</summary>
+    internal long Interruptions => Volatile.Read(ref _interruptions);
+
+    /// <summary>Interrupts KVM_RUN without stopping the vCPU.</summary>
+    internal void Kick()
     {
-        Volatile.Write(ref _run->immediate_exit, 1);
         lock (_threadLock)
         {
             if (_threadId != 0)
@@ -78,6 +81,13 @@ internal sealed unsafe partial class Vcpu : IDisposable
                 StopSignal.Send(_threadId);
             }
         }
+    }
+
+    /// <summary>Asks the thread to stop; <see cref="Join"/> waits for it.</summary>
+    internal void RequestStop()
+    {
+        Volatile.Write(ref _run->immediate_exit, 1);
+        Kick();
     }
 
     /// <summary>Waits for the thread's end.</summary>
@@ -136,6 +146,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
         if (Libc.ioctl(_handle, Kvm.KVM_RUN, (void*)null) < 0)
         {
             int errno = Marshal.GetLastPInvokeError();
+            _ = Interlocked.Increment(ref _interruptions);
             return errno is Libc.EINTR or Libc.EAGAIN
                 ? Volatile.Read(ref _run->immediate_exit) == 0
                 : throw new VmmException($"vCPU {Index}: {KvmSystem.Failed(nameof(Kvm.KVM_RUN), errno).Message} {Where()}");

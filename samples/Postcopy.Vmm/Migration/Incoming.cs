@@ -91,6 +91,9 @@ internal sealed class Incoming : IAsyncDisposable
         }
     }
 
+    /// <summary>Gives the connections up, as a failing network would: the source may resume over new ones.</summary>
+    internal void BreakConnection() => _incoming.Pause("as asked");
+
     /// <summary>
     /// Ends it. A machine that is complete is the caller's; of any other the missing pages are poisoned, so that vCPUs that
     /// wait for one leave the guest with an error instead of going on with zeros, and it is gone.

@@ -108,13 +108,20 @@ internal sealed class QemuProcess : IAsyncDisposable
             ["capabilities"] = new JsonArray(Capability("postcopy-ram"), Capability("postcopy-preempt")),
         }, cancellationToken);
         _ = await Monitor.ExecuteAsync("migrate-set-parameters", new JsonObject { ["max-bandwidth"] = bandwidth, ["max-postcopy-bandwidth"] = postcopyBandwidth }, cancellationToken);
-        _ = await Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = string.Create(CultureInfo.InvariantCulture, $"tcp:127.0.0.1:{port}") }, cancellationToken);
+        _ = await Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = Uri(port) }, cancellationToken);
         if (precopy > TimeSpan.Zero)
         {
             await Task.Delay(precopy, cancellationToken);
         }
 
         _ = await Monitor.ExecuteAsync("migrate-start-postcopy", null, cancellationToken);
+    }
+
+    /// <summary>Goes on with a migration that paused in postcopy.</summary>
+    internal async Task ResumeAsync(int port, CancellationToken cancellationToken = default)
+    {
+        _ = await WaitForStatusAsync(["postcopy-paused"], cancellationToken);
+        _ = await Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = Uri(port), ["resume"] = true }, cancellationToken);
     }
 
     /// <summary>QEMU's word for where the migration stands.</summary>
@@ -147,6 +154,8 @@ internal sealed class QemuProcess : IAsyncDisposable
         _process.Dispose();
         Directory.Delete(_directory, recursive: true);
     }
+
+    private static string Uri(int port) => string.Create(CultureInfo.InvariantCulture, $"tcp:127.0.0.1:{port}");
 
     private static JsonObject Capability(string name) => new() { ["capability"] = name, ["state"] = true };
 
