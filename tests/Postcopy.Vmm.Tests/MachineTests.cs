@@ -99,6 +99,16 @@ public sealed class MachineTests
         _ = Assert.Throws<VmmException>(() => new VirtualMachine(kvm, 5, memory));
     }
 
+    [Fact]
+    public void WithoutKvmTheMessageHasTheRemedy()
+    {
+        VmmException missing = Assert.Throws<VmmException>(() => KvmSystem.Open("/dev/no-kvm").Dispose());
+        VmmException other = Assert.Throws<VmmException>(() => KvmSystem.Open("/dev/null").Dispose());
+
+        Assert.Contains("/dev/no-kvm does not exist: load the module (modprobe kvm_intel", missing.Message, StringComparison.Ordinal);
+        Assert.Contains("KVM_GET_VCPU_MMAP_SIZE failed", other.Message, StringComparison.Ordinal);
+    }
+
     private static VirtualMachine Create(KvmSystem kvm) => new(kvm, 1, GuestMemory.Allocate(new GuestMemoryOptions { Length = 1 << 20 }));
 
     private static VirtualMachine Boot(KvmSystem kvm, params byte[] code)

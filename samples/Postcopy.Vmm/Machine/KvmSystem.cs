@@ -21,24 +21,25 @@ internal sealed unsafe class KvmSystem : IDisposable
     internal nuint RunSize { get; }
 
     /// <summary>Opens KVM, or says what is missing and what to do about it.</summary>
+    /// <param name="device">Another device than KVM's, for tests.</param>
     /// <exception cref="VmmException">No KVM here, no access to it, or one without what is needed.</exception>
-    internal static KvmSystem Open()
+    internal static KvmSystem Open(string device = Device)
     {
         if (RuntimeInformation.ProcessArchitecture != Architecture.X64)
         {
             throw new VmmException($"This VMM runs x86 guests; the process is {RuntimeInformation.ProcessArchitecture}. Use an x86-64 host.");
         }
 
-        SafeFileHandle handle = Libc.open(Device, Libc.O_RDWR | Libc.O_CLOEXEC);
+        SafeFileHandle handle = Libc.open(device, Libc.O_RDWR | Libc.O_CLOEXEC);
         if (handle.IsInvalid)
         {
             int errno = Marshal.GetLastPInvokeError();
             handle.Dispose();
             throw new VmmException(errno switch
             {
-                Libc.ENOENT => $"{Device} does not exist: load the module (modprobe kvm_intel, or kvm_amd), switch virtualization on in the firmware, or give this virtual machine nested virtualization.",
-                Libc.EACCES or Libc.EPERM => $"{Device} is not open to this user: add it to the group that owns the device (usermod -aG kvm USER, then log in again), or run as root.",
-                _ => $"{Device} cannot be opened: {Marshal.GetPInvokeErrorMessage(errno)} (errno {errno}).",
+                Libc.ENOENT => $"{device} does not exist: load the module (modprobe kvm_intel, or kvm_amd), switch virtualization on in the firmware, or give this virtual machine nested virtualization.",
+                Libc.EACCES or Libc.EPERM => $"{device} is not open to this user: add it to the group that owns the device (usermod -aG kvm USER, then log in again), or run as root.",
+                _ => $"{device} cannot be opened: {Marshal.GetPInvokeErrorMessage(errno)} (errno {errno}).",
             });
         }
 
