@@ -17,8 +17,8 @@ public sealed class ProcessTests(ITestOutputHelper output)
         string a = VmmProcess.FreeEndpoint();
         string b = VmmProcess.FreeEndpoint();
         string count = hops.ToString(System.Globalization.CultureInfo.InvariantCulture);
-        await using VmmProcess second = new(true, "receive", "--listen", b, "--to", a, "--hops", count, "--beats", "1");
-        await using VmmProcess first = new(true, "run", "--listen", a, "--to", b, "--hops", count, "--beats", "1", "--vcpus", vcpus, "--memory", "8");
+        await using VmmProcess second = new(true, "receive", "--listen", b, "--to", a, "--hops", count, "--beats", "1", "--bandwidth", "64");
+        await using VmmProcess first = new(true, "run", "--listen", a, "--to", b, "--hops", count, "--beats", "1", "--vcpus", vcpus, "--memory", "8", "--bandwidth", "64");
 
         (int code, string said, string errors) = await first.EndAsync();
         Assert.True(code == 0, said + errors);

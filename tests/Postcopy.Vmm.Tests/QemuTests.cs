@@ -1,5 +1,7 @@
 using System.Net;
 using System.Net.Sockets;
+using System.Text.Json.Nodes;
+using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Migration;
@@ -36,6 +38,45 @@ public sealed class QemuTests(ITestOutputHelper output)
         Assert.Equal(vcpus, report.Completion.Blocktime!.Vcpus.Count);
         output.WriteLine($"{report.From}: {report.Wire}, {report.Completion.Faults}");
         output.WriteLine(report.Completion.Blocktime.ToText());
+    }
+
+    /// <summary>The lengths of the sections from QEMU itself instead of from their footers; and a stopped guest stays stopped.</summary>
+    [Fact(Timeout = Limit)]
+    public async Task AStoppedGuestIsTakenOverByTheVmDescription()
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        Requires.Tool(QemuProcess.Program, "qemu-system-x86");
+        await using QemuProcess qemu = await BootAsync(vcpus: 2, longMode: true);
+        using CancellationTokenSource limit = new(TestMachine.Limit);
+        string saved = Path.GetTempFileName();
+        try
+        {
+            _ = await qemu.Monitor.ExecuteAsync("stop");
+            _ = await qemu.Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"exec:cat>{saved}" });
+            Assert.Equal("completed", await qemu.WaitForStatusAsync(["completed", "failed"], limit.Token));
+            VmDescription description = VmDescription.ParseTrailing(await File.ReadAllBytesAsync(saved, limit.Token));
+            _ = await qemu.Monitor.ExecuteAsync("cont");
+            _ = await qemu.Serial.NextAsync(l => l.StartsWith("0:", StringComparison.Ordinal)).WaitAsync(limit.Token);
+            _ = await qemu.Monitor.ExecuteAsync("stop");
+
+            using Socket listener = Listen(out int port);
+            await using Incoming incoming = new(kvm, TimeSpan.Zero, description);
+            Task<IncomingReport> receiving = incoming.RunAsync(listener, limit.Token);
+            await qemu.MigrateAsync(port, bandwidth: 1 << 20, postcopyBandwidth: 0);
+            IncomingReport report = await receiving;
+            using VirtualMachine target = await incoming.Started;
+
+            Assert.False(target.IsRunning);
+            Assert.Equal(0, report.Completion.Faults.Requests);
+            target.Start();
+            _ = await target.HeartbeatsAsync();
+            await AssertTakenOverAsync(qemu, target);
+        }
+        finally
+        {
+            File.Delete(saved);
+        }
     }
 
     [Theory(Timeout = Limit)]

@@ -26,7 +26,6 @@ internal sealed class Incoming : IAsyncDisposable
     private GuestMemory? _ram;
     private VirtualMachine? _machine;
     private MachineState? _state;
-    private bool _start;
     private bool _complete;
     private Exception? _refusal;
     private TimeSpan? _downtime;
@@ -158,14 +157,13 @@ internal sealed class Incoming : IAsyncDisposable
         _machine = new VirtualMachine(_kvm, ours ? vcpus : QemuMachine.CountCpus(sections), ram);
         _machine.Serial.OnLine = OnLine;
         _state = ours ? MachineState.Decode(sections) : QemuMachine.Decode(sections, _machine);
-        _start = ours || QemuMachine.WasRunning(sections);
         _state.Restore(_machine);
     }
 
     private void RunGuest()
     {
-        _downtime = _state?.StoppedAt?.Elapsed();
-        if (_start)
+        _downtime = _state!.StoppedAt?.Elapsed();
+        if (_state!.Running)
         {
             _machine!.Start(AddVcpu);
         }

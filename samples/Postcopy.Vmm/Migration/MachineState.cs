@@ -11,10 +11,11 @@ namespace Postcopy.Vmm.Migration;
 /// KVM's structs in it.
 /// </summary>
 /// <param name="Vcpus">The vCPUs.</param>
+/// <param name="Running">The guest ran, and is to run on; otherwise somebody had stopped it.</param>
 /// <param name="A20">The latch of port 0x92.</param>
 /// <param name="PendingLine">What the guest has printed of a line.</param>
 /// <param name="StoppedAt">When the guest was stopped, on the clock of the host it ran on; null when unknown.</param>
-internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, byte A20, string PendingLine, HostMoment? StoppedAt)
+internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running, byte A20, string PendingLine, HostMoment? StoppedAt)
 {
     internal const string MachineSection = "vmm/machine";
     internal const string VcpuSection = "vmm/vcpu";
@@ -26,9 +27,9 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, byte A20, st
     // Where a section ends is found by its footer, so its number must not look like anything else in it.
     private const uint FirstSectionId = 0xb10c0de0;
 
-    /// <summary>Reads all of it from a machine that does not run.</summary>
-    internal static MachineState Save(VirtualMachine machine) =>
-        new(machine.Save(), machine.Ports.A20, machine.Serial.Pending, HostMoment.Now());
+    /// <summary>Reads all of it from a machine that is stopped now.</summary>
+    internal static MachineState Save(VirtualMachine machine, bool running) =>
+        new(machine.Save(), running, machine.Ports.A20, machine.Serial.Pending, HostMoment.Now());
 
     /// <summary>Puts all of it into a machine that has not run.</summary>
     /// <exception cref="VmmException">KVM does not take it.</exception>
@@ -44,6 +45,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, byte A20, st
         using MemoryStream to = new();
         using MemoryStream body = new();
         body.WriteByte(A20);
+        body.WriteByte(Running ? (byte)1 : (byte)0);
         body.Write(Number64(StoppedAt?.Ticks ?? 0));
         body.Write((StoppedAt?.Boot ?? Guid.Empty).ToByteArray());
         body.Write(Encoding.ASCII.GetBytes(PendingLine));
@@ -62,14 +64,16 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, byte A20, st
     {
         DeviceSection machine = sections.FirstOrDefault(s => s.Name == MachineSection)
             ?? throw new VmmException($"The device package has no section {MachineSection}.");
-        const int fixedBytes = 1 + sizeof(long) + 16;
+        const int momentAt = 2;
+        const int bootAt = momentAt + sizeof(long);
+        const int fixedBytes = bootAt + 16;
         if (machine.Version != MachineVersion || machine.Body.Length < fixedBytes)
         {
             throw new VmmException($"Section {MachineSection} has version {machine.Version} and {machine.Body.Length} bytes; version {MachineVersion} and {fixedBytes} bytes or more are known here. Use the same build at both ends.");
         }
 
         ReadOnlySpan<byte> body = machine.Body.Span;
-        Guid boot = new(body.Slice(1 + sizeof(long), 16));
+        Guid boot = new(body.Slice(bootAt, 16));
         List<VcpuState> vcpus = [];
         foreach (DeviceSection section in sections.Where(s => s.Name == VcpuSection).OrderBy(s => s.Instance))
         {
@@ -81,8 +85,8 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, byte A20, st
             vcpus.Add(VcpuState.Decode(section.Body.Span));
         }
 
-        HostMoment? stopped = boot == Guid.Empty ? null : new HostMoment(boot, BinaryPrimitives.ReadInt64BigEndian(body[1..]));
-        return new MachineState(vcpus, body[0], Encoding.ASCII.GetString(body[fixedBytes..]), stopped);
+        HostMoment? stopped = boot == Guid.Empty ? null : new HostMoment(boot, BinaryPrimitives.ReadInt64BigEndian(body[momentAt..]));
+        return new MachineState(vcpus, body[1] != 0, body[0], Encoding.ASCII.GetString(body[fixedBytes..]), stopped);
     }
 
     private static void Section(Stream to, uint id, string name, uint instance, uint version, byte[] body)

@@ -25,7 +25,7 @@ internal sealed class Outgoing : IMigrationSourceMemory
     private readonly QemuSource _source;
     private readonly SourceRamBlock _ram;
     private long _dirty;
-    private bool _stopped;
+    private bool _wasRunning;
 
     /// <param name="machine">The machine, running and complete.</param>
     /// <param name="precopyPasses">1, or 0 to leave everything to postcopy.</param>
@@ -95,15 +95,15 @@ internal sealed class Outgoing : IMigrationSourceMemory
     /// <summary>On the source's thread, when the precopy pass is over.</summary>
     private ReadOnlyMemory<byte> StopGuest()
     {
+        _wasRunning = _machine.IsRunning;
         _machine.Stop(s_stopLimit);
-        _stopped = true;
         foreach (PageRange range in _machine.TakeDirty())
         {
             _dirty += range.Length / 4096;
             _source.MarkDirty(RamName, range.Offset, range.Length);
         }
 
-        MachineState state = MachineState.Save(_machine);
+        MachineState state = MachineState.Save(_machine, _wasRunning);
         Spoil?.Invoke(state);
         return state.Encode();
     }
@@ -111,7 +111,7 @@ internal sealed class Outgoing : IMigrationSourceMemory
     private void GoOnHere()
     {
         _machine.LogDirty(on: false);
-        if (_stopped)
+        if (_wasRunning && !_machine.IsRunning)
         {
             _machine.Start();
         }

@@ -32,11 +32,11 @@ internal static class QemuMachine
         }
 
         byte a20 = Body(sections, "port92", 0) is { IsEmpty: false } port ? port.Span[0] : (byte)0;
-        return new MachineState(vcpus, a20, string.Empty, null);
+        return new MachineState(vcpus, WasRunning(sections), a20, string.Empty, null);
     }
 
     /// <summary>True when the guest ran at the source: <c>globalstate</c> says it in words.</summary>
-    internal static bool WasRunning(IReadOnlyList<DeviceSection> sections) =>
+    private static bool WasRunning(IReadOnlyList<DeviceSection> sections) =>
         Body(sections, "globalstate", 0) is not { Length: > 11 } state || state.Span[4..].StartsWith("running\0"u8);
 
     private static ReadOnlyMemory<byte>? Body(IReadOnlyList<DeviceSection> sections, string name, int instance) =>

@@ -114,7 +114,7 @@ internal sealed class VmmNode : IDisposable
         _ = await Task.WhenAny(incoming.Started, receiving);
         if (incoming.Started.IsCompletedSuccessfully)
         {
-            Say("the guest runs here; its pages follow");
+            Say((await incoming.Started).IsRunning ? "the guest runs here; its pages follow" : "the guest is here, stopped as it was at the source; its pages follow");
             await ShowProgressAsync(incoming, receiving);
         }
 
@@ -177,7 +177,7 @@ internal sealed class VmmNode : IDisposable
     private async Task BeatsAsync(CancellationToken cancellationToken)
     {
         VirtualMachine machine = _machine!;
-        for (int i = 0; i < _options.Beats; i++)
+        for (int i = 0; i < _options.Beats && machine.IsRunning; i++)
         {
             Task beats = Task.WhenAll(machine.Vcpus.Where(v => !v.Halted).Select(v => machine.Serial.NextAsync(l => l.StartsWith($"{v.Index}:", StringComparison.Ordinal))));
             if (await Task.WhenAny(beats, machine.Ended).WaitAsync(cancellationToken) != beats)
