@@ -99,6 +99,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             }
 
             _uffd = uffd;
+            FaultPathWarmUp.RunOnce(_options.Open);
             if (uffd.UserModeOnly)
             {
                 Log.UserModeOnly(_logger);
