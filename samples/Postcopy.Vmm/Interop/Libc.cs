@@ -27,7 +27,7 @@ internal static unsafe partial class Libc
     internal static partial int ioctl(SafeHandle fd, nuint request, void* argument);
 
     [LibraryImport("libc", SetLastError = true)]
-    internal static partial nint ioctl(SafeHandle fd, nuint request, nuint argument);
+    internal static partial int ioctl(SafeHandle fd, nuint request, nuint argument);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint mmap(nint address, nuint length, int protection, int flags, SafeHandle fd, long offset);

@@ -57,7 +57,7 @@ internal sealed unsafe class KvmSystem : IDisposable
     }
 
     /// <summary>Makes a virtual machine; its descriptor.</summary>
-    internal SafeFileHandle CreateVm() => new((nint)Query(Kvm.KVM_CREATE_VM, 0, "KVM_CREATE_VM"), ownsHandle: true);
+    internal SafeFileHandle CreateVm() => new(Query(Kvm.KVM_CREATE_VM, 0, "KVM_CREATE_VM"), ownsHandle: true);
 
     /// <summary>Everything that KVM can offer a guest's CPUID.</summary>
     internal byte[] SupportedCpuid()
@@ -89,7 +89,7 @@ internal sealed unsafe class KvmSystem : IDisposable
 
     private void Require()
     {
-        long version = Query(Kvm.KVM_GET_API_VERSION, 0, "KVM_GET_API_VERSION");
+        int version = Query(Kvm.KVM_GET_API_VERSION, 0, "KVM_GET_API_VERSION");
         if (version != Kvm.KVM_API_VERSION)
         {
             throw new VmmException($"{Device} speaks version {version} of the KVM interface; {Kvm.KVM_API_VERSION} is needed, which every Linux since 2.6.22 has.");
@@ -111,9 +111,9 @@ internal sealed unsafe class KvmSystem : IDisposable
         }
     }
 
-    private nint Query(uint request, nuint argument, string operation)
+    private int Query(uint request, nuint argument, string operation)
     {
-        nint result = Libc.ioctl(Handle, request, argument);
+        int result = Libc.ioctl(Handle, request, argument);
         return result >= 0 ? result : throw Failed(operation, Marshal.GetLastPInvokeError());
     }
 }

@@ -31,7 +31,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
         _machine = machine;
         Index = index;
         _runSize = runSize;
-        nint created = Libc.ioctl(vm, Kvm.KVM_CREATE_VCPU, (nuint)index);
+        int created = Libc.ioctl(vm, Kvm.KVM_CREATE_VCPU, (nuint)index);
         if (created < 0)
         {
             throw KvmSystem.Failed(nameof(Kvm.KVM_CREATE_VCPU), Marshal.GetLastPInvokeError());
