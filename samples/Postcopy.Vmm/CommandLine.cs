@@ -23,6 +23,12 @@ internal sealed class CommandLine
     private readonly Option<int> _bandwidth = Number("--bandwidth", 0, 0, 100_000, "Rate of pages that nobody asked for, in MiB a second; 0 is without limit");
     private readonly Option<int> _timeout = Number("--timeout", 120, 1, 86_400, "Give up after that many seconds");
     private readonly Option<string?> _result = new("--result-file") { HelpName = "PATH", Description = "Write what happened there as JSON" };
+    private readonly Option<string?> _qmp = new("--qmp")
+    {
+        HelpName = "PATH",
+        Description = "Monitor socket of a QEMU source: a guest that is refused here goes on there (needed before QEMU 10.2, which does so by itself)",
+    };
+
     private readonly Option<string?> _description = new("--vm-description")
     {
         HelpName = "PATH",
@@ -40,7 +46,7 @@ internal sealed class CommandLine
 
         Command receive = new("receive", "Takes a running guest in by postcopy, from run or from QEMU (-machine pc), and sends it on with --to.")
         {
-            _listen, _to, _hops, _beats, _bandwidth, _timeout, _result, _description,
+            _listen, _to, _hops, _beats, _bandwidth, _timeout, _result, _description, _qmp,
         };
         receive.Validators.Add(result =>
         {
@@ -75,6 +81,7 @@ internal sealed class CommandLine
             Bandwidth = (long)parsed.GetValue(_bandwidth) << 20,
             Timeout = TimeSpan.FromSeconds(parsed.GetValue(_timeout)),
             ResultFile = parsed.GetValue(_result),
+            QmpSocket = boots ? null : parsed.GetValue(_qmp),
             VmDescriptionFile = boots ? null : parsed.GetValue(_description),
         };
     }

@@ -54,7 +54,7 @@ public sealed class QemuTests(ITestOutputHelper output)
         {
             _ = await qemu.Monitor.ExecuteAsync("stop");
             _ = await qemu.Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = $"exec:cat>{saved}" });
-            Assert.Equal("completed", await qemu.WaitForStatusAsync(["completed", "failed"], limit.Token));
+            Assert.Equal("completed", await qemu.Monitor.WaitForStatusAsync(["completed", "failed"], limit.Token));
             VmDescription description = VmDescription.ParseTrailing(await File.ReadAllBytesAsync(saved, limit.Token));
             _ = await qemu.Monitor.ExecuteAsync("cont");
             _ = await qemu.Serial.NextAsync(l => l.StartsWith("0:", StringComparison.Ordinal)).WaitAsync(limit.Token);
@@ -132,8 +132,7 @@ public sealed class QemuTests(ITestOutputHelper output)
             OnRefused = async refusal =>
             {
                 await migrating.Task;
-                _ = await qemu.Monitor.ExecuteAsync("migrate_cancel");
-                _ = await qemu.WaitForStatusAsync(["cancelled"], limit.Token);
+                await qemu.Monitor.TakeGuestBackAsync(limit.Token);
             },
         };
         Task<IncomingReport> receiving = incoming.RunAsync(listener);
@@ -143,7 +142,6 @@ public sealed class QemuTests(ITestOutputHelper output)
 
         Assert.Contains("it has interrupts enabled", refused.Message, StringComparison.Ordinal);
         Assert.False(incoming.Started.IsCompletedSuccessfully);
-        _ = await qemu.Monitor.ExecuteAsync("cont");
         await qemu.Serial.NextAsync(l => l == "x").WaitAsync(TestMachine.Limit);
     }
 
@@ -157,7 +155,7 @@ public sealed class QemuTests(ITestOutputHelper output)
 
     private static async Task AssertTakenOverAsync(QemuProcess qemu, VirtualMachine target)
     {
-        Assert.Equal("completed", await qemu.StatusAsync());
+        Assert.Equal("completed", await qemu.Monitor.StatusAsync());
         target.AssertSound();
         foreach (Vcpu vcpu in target.Vcpus)
         {

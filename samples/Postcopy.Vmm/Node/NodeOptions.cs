@@ -40,6 +40,9 @@ internal sealed record NodeOptions
     /// <summary>Where the result goes as JSON; null for nowhere.</summary>
     internal string? ResultFile { get; init; }
 
+    /// <summary>The monitor socket of a QEMU source, to give a guest back that is refused here.</summary>
+    internal string? QmpSocket { get; init; }
+
     /// <summary>A stream that QEMU saved of the same machine, whose VM description tells the lengths of the sections.</summary>
     internal string? VmDescriptionFile { get; init; }
 }

@@ -5,6 +5,7 @@ using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Migration;
+using Postcopy.Vmm.Qemu;
 
 namespace Postcopy.Vmm.Node;
 
@@ -109,7 +110,11 @@ internal sealed class VmmNode : IDisposable
     private async Task ReceiveAsync(CancellationToken cancellationToken)
     {
         Socket listener = _listener ?? throw new VmmException("There is no guest here, and nowhere to receive one: give --listen.");
-        await using Incoming incoming = new(_kvm, _options.RecoverTimeout, _description) { OnLine = Beat };
+        await using Incoming incoming = new(_kvm, _options.RecoverTimeout, _description)
+        {
+            OnLine = Beat,
+            OnRefused = _options.QmpSocket is { } socket ? refusal => GiveBackAsync(socket, cancellationToken) : null,
+        };
         Task<IncomingReport> receiving = incoming.RunAsync(listener, cancellationToken);
         _ = await Task.WhenAny(incoming.Started, receiving);
         if (incoming.Started.IsCompletedSuccessfully)
@@ -127,6 +132,14 @@ internal sealed class VmmNode : IDisposable
         Result.Arrivals.Add(new NodeArrival(
             report.From, report.Downtime?.TotalMilliseconds, report.Completion.Duration.TotalMilliseconds, report.Wire.Pages, report.Wire.ZeroPages, report.Wire.PrecopyPages,
             report.Completion.Faults.Requests, report.Wire.UrgentPages, report.Wire.LostConnections, blocktime.TotalMs, blocktime.VcpuMs));
+    }
+
+    /// <summary>The source keeps its connection open until this is done.</summary>
+    private async Task GiveBackAsync(string socket, CancellationToken cancellationToken)
+    {
+        using QmpClient monitor = await QmpClient.ConnectAsync(socket, cancellationToken);
+        await monitor.TakeGuestBackAsync(cancellationToken);
+        Say("the guest cannot go on here; it goes on in QEMU");
     }
 
     private async Task ShowProgressAsync(Incoming incoming, Task receiving)

@@ -120,26 +120,8 @@ internal sealed class QemuProcess : IAsyncDisposable
     /// <summary>Goes on with a migration that paused in postcopy.</summary>
     internal async Task ResumeAsync(int port, CancellationToken cancellationToken = default)
     {
-        _ = await WaitForStatusAsync(["postcopy-paused"], cancellationToken);
+        _ = await Monitor.WaitForStatusAsync(["postcopy-paused"], cancellationToken);
         _ = await Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = Uri(port), ["resume"] = true }, cancellationToken);
-    }
-
-    /// <summary>QEMU's word for where the migration stands.</summary>
-    internal async Task<string> StatusAsync(CancellationToken cancellationToken = default) =>
-        (await Monitor.ExecuteAsync("query-migrate", null, cancellationToken))?["status"]?.GetValue<string>() ?? "none";
-
-    /// <summary>Waits until the migration is in one of these states; which.</summary>
-    internal async Task<string> WaitForStatusAsync(string[] wanted, CancellationToken cancellationToken)
-    {
-        using PeriodicTimer timer = new(TimeSpan.FromMilliseconds(20));
-        string status = await StatusAsync(cancellationToken);
-        while (!wanted.Contains(status))
-        {
-            _ = await timer.WaitForNextTickAsync(cancellationToken);
-            status = await StatusAsync(cancellationToken);
-        }
-
-        return status;
     }
 
     public async ValueTask DisposeAsync()

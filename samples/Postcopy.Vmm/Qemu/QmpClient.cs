@@ -56,6 +56,35 @@ internal sealed class QmpClient : IDisposable
         }
     }
 
+    /// <summary>QEMU's word for where the migration stands.</summary>
+    internal async Task<string> StatusAsync(CancellationToken cancellationToken = default) =>
+        (await ExecuteAsync("query-migrate", null, cancellationToken))?["status"]?.GetValue<string>() ?? "none";
+
+    /// <summary>Waits until the migration is in one of these states; which.</summary>
+    internal async Task<string> WaitForStatusAsync(string[] wanted, CancellationToken cancellationToken)
+    {
+        using PeriodicTimer timer = new(TimeSpan.FromMilliseconds(20));
+        string status = await StatusAsync(cancellationToken);
+        while (!wanted.Contains(status))
+        {
+            _ = await timer.WaitForNextTickAsync(cancellationToken);
+            status = await StatusAsync(cancellationToken);
+        }
+
+        return status;
+    }
+
+    /// <summary>
+    /// Ends a migration in postcopy whose guest never ran at the destination, and lets it go on in QEMU. Only while the
+    /// connection stands.
+    /// </summary>
+    internal async Task TakeGuestBackAsync(CancellationToken cancellationToken)
+    {
+        _ = await ExecuteAsync("migrate_cancel", null, cancellationToken);
+        _ = await WaitForStatusAsync(["cancelled", "failed"], cancellationToken);
+        _ = await ExecuteAsync("cont", null, cancellationToken);
+    }
+
     public void Dispose()
     {
         _reader.Dispose();
