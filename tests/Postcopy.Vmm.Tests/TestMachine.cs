@@ -25,7 +25,7 @@ internal static class TestMachine
     /// <summary>Waits for the next heartbeat of every vCPU.</summary>
     internal static async Task<int[]> HeartbeatsAsync(this VirtualMachine machine)
     {
-        Task<string>[] beats = [.. machine.Vcpus.Select(v => machine.Serial.NextAsync(l => l.StartsWith($"{v.Index}:", StringComparison.Ordinal)))];
+        Task<string>[] beats = [.. machine.Vcpus.Select(v => machine.Serial.NextAsync(l => Heartbeat.TryParse(l, out Heartbeat beat) && beat.Vcpu == v.Index))];
         Task all = Task.WhenAll(beats);
         if (await Task.WhenAny(all, machine.Ended).WaitAsync(Limit) != all)
         {
@@ -33,12 +33,11 @@ internal static class TestMachine
             Assert.Fail("The guest halted.");
         }
 
-        return [.. beats.Select(b => Beat(b.Result))];
+        return [.. beats.Select(b => Heartbeat.TryParse(b.Result, out Heartbeat beat) ? beat.Count : 0)];
     }
 
     /// <summary>All heartbeats of a vCPU that a machine has seen.</summary>
-    internal static int[] Beats(this VirtualMachine machine, int vcpu) =>
-        [.. machine.Serial.Lines.Where(l => l.StartsWith($"{vcpu}:", StringComparison.Ordinal)).Select(Beat)];
+    internal static int[] Beats(this VirtualMachine machine, int vcpu) => Heartbeat.Of(vcpu, machine.Serial.Lines);
 
     internal static GuestReport[] Reports(this VirtualMachine machine) => [.. machine.Vcpus.Select(v => GuestReport.Read(machine.Ram, v.Index))];
 
@@ -56,6 +55,4 @@ internal static class TestMachine
         MemoryCheck check = MemoryCheck.Run(machine);
         Assert.True(check.Wrong == 0, check.ToString());
     }
-
-    private static int Beat(string line) => Convert.ToInt32(line[2..], 16);
 }

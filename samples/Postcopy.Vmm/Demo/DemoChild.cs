@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Net;
+using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Node;
 
@@ -11,7 +12,7 @@ internal sealed class DemoChild : IAsyncDisposable
 {
     private const string Listening = "listening on ";
     private const string Missing = "missing ";
-    private const string Heartbeat = "heartbeat 0:";
+    private const string Beat = "heartbeat ";
 
     private readonly Process _process;
     private readonly string _resultFile = Path.GetTempFileName();
@@ -93,9 +94,9 @@ internal sealed class DemoChild : IAsyncDisposable
         {
             _ = _listening.TrySetResult(IPEndPoint.Parse(line[Listening.Length..]));
         }
-        else if (line.StartsWith(Heartbeat, StringComparison.Ordinal))
+        else if (line.StartsWith(Beat, StringComparison.Ordinal) && Heartbeat.TryParse(line[Beat.Length..], out Heartbeat beat) && beat.Vcpu == 0)
         {
-            _beat = int.Parse(line.AsSpan(Heartbeat.Length), NumberStyles.HexNumber, CultureInfo.InvariantCulture).ToString(CultureInfo.InvariantCulture);
+            _beat = beat.Count.ToString(CultureInfo.InvariantCulture);
         }
         else if (line.StartsWith(Missing, StringComparison.Ordinal))
         {

@@ -90,8 +90,8 @@ internal static class DemoMain
             string atQemu = string.Empty;
             if (qemu is not null)
             {
-                string? line = qemu.Serial.Lines.LastOrDefault(l => l.StartsWith("0:", StringComparison.Ordinal));
-                atQemu = a.HadGuest ? "gone" : line is null ? "booting" : $"heartbeat {Convert.ToInt32(line[2..], 16)}";
+                int[] beats = Heartbeat.Of(0, qemu.Serial.Lines);
+                atQemu = a.HadGuest ? "gone" : beats.Length == 0 ? "booting" : $"heartbeat {beats[^1]}";
                 atQemu = $"{atQemu,-14}";
             }
 
@@ -118,16 +118,18 @@ internal static class DemoMain
             Console.WriteLine($"{string.Empty,-10} {blocked}{downtime}");
         }
 
-        int vcpus = atB.Beats.Count;
+        // Each stretch of heartbeats, from where it was printed.
         bool allThere = true;
-        for (int i = 0; i < vcpus; i++)
+        string[] untilA = qemu is null ? [.. atA.Lines] : Heartbeat.Join(qemu.Serial, atA.Lines);
+        for (int i = 0; i < atB.Guest!.Touched.Length; i++)
         {
-            int[] q = qemu is null ? [] : [.. qemu.Serial.Lines.Where(l => l.StartsWith($"{i}:", StringComparison.Ordinal)).Select(l => Convert.ToInt32(l[2..], 16))];
-            int[] all = [.. q, .. atA.Beats[i], .. atB.Beats[i]];
+            int[] all = [.. Heartbeat.Of(i, untilA), .. atB.Beats(i)];
             bool whole = all.SequenceEqual(Enumerable.Range(1, all.Length));
             allThere &= whole;
-            string where = $"{(qemu is null ? string.Empty : $"QEMU {q[0]}-{q[^1]}, ")}A {atA.Beats[i][0]}-{atA.Beats[i][^1]}, B {atB.Beats[i][0]}-{atB.Beats[i][^1]}";
-            Console.WriteLine($"heartbeats vCPU {i}: {where}: {(whole ? "none lost, none twice" : "NOT in order")}");
+            int atQemu = all.Length - atA.Beats(i).Length - atB.Beats(i).Length;
+            int untilB = all.Length - atB.Beats(i).Length;
+            string where = $"{(qemu is null ? string.Empty : $"QEMU 1-{atQemu}, ")}A {atQemu + 1}-{untilB}, B {untilB + 1}-{all.Length}";
+            Console.WriteLine($"heartbeats vCPU {i}: {where}: {(whole ? "none lost, none twice" : "NOT in order: " + string.Join(' ', all))}");
         }
 
         NodeGuest guest = atB.Guest!;

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Postcopy.Vmm.Guest;
 
 namespace Postcopy.Vmm.Node;
 
@@ -9,8 +10,11 @@ internal sealed record NodeResult
 
     public List<NodeDeparture> Departures { get; init; } = [];
 
-    /// <summary>For each vCPU the heartbeats that were printed here, in their order.</summary>
-    public List<int[]> Beats { get; init; } = [];
+    /// <summary>What the guest printed here; the first line may have begun elsewhere.</summary>
+    public List<string> Lines { get; init; } = [];
+
+    /// <summary>The heartbeats of a vCPU that were printed here, in their order.</summary>
+    internal int[] Beats(int vcpu) => Heartbeat.Of(vcpu, Lines);
 
     /// <summary>The guest that was here in the end; null when it was sent away.</summary>
     public NodeGuest? Guest { get; set; }

@@ -1,4 +1,3 @@
-using System.Globalization;
 using System.Net.Sockets;
 using Postcopy.Uffd;
 using Postcopy.Uffd.Qemu;
@@ -192,7 +191,7 @@ internal sealed class VmmNode : IDisposable
         VirtualMachine machine = _machine!;
         for (int i = 0; i < _options.Beats && machine.IsRunning; i++)
         {
-            Task beats = Task.WhenAll(machine.Vcpus.Where(v => !v.Halted).Select(v => machine.Serial.NextAsync(l => l.StartsWith($"{v.Index}:", StringComparison.Ordinal))));
+            Task beats = Task.WhenAll(machine.Vcpus.Where(v => !v.Halted).Select(v => machine.Serial.NextAsync(l => Heartbeat.TryParse(l, out Heartbeat beat) && beat.Vcpu == v.Index)));
             if (await Task.WhenAny(beats, machine.Ended).WaitAsync(cancellationToken) != beats)
             {
                 await machine.Ended;
@@ -215,17 +214,7 @@ internal sealed class VmmNode : IDisposable
     private void Beat(string line)
     {
         _out.WriteLine($"heartbeat {line}");
-        int colon = line.IndexOf(':', StringComparison.Ordinal);
-        if (colon > 0 && int.TryParse(line.AsSpan(0, colon), NumberStyles.None, CultureInfo.InvariantCulture, out int vcpu) &&
-            int.TryParse(line.AsSpan(colon + 1), NumberStyles.HexNumber, CultureInfo.InvariantCulture, out int count) && vcpu < VirtualMachine.MostVcpus)
-        {
-            while (Result.Beats.Count <= vcpu)
-            {
-                Result.Beats.Add([]);
-            }
-
-            Result.Beats[vcpu] = [.. Result.Beats[vcpu], count];
-        }
+        Result.Lines.Add(line);
     }
 
     private void Say(string what)
