@@ -81,7 +81,7 @@ internal sealed class DestinationRun : IAsyncDisposable
         _source?.Start(_options);
         _output.Info(_source is null
             ? $"waiting for a source on {endpoint}"
-            : $"embedded source: {Quantity.Bytes(_options.MemoryBytes)} of seeded pages (seed {_options.Seed}), background stream " +
+            : $"embedded source: {Quantity.Bytes(_options.MemoryBytes)}, seed {_options.Seed}, background stream " +
               (_options.Bandwidth == 0 ? "without limit" : $"{Quantity.Bytes(_options.Bandwidth)}/s"));
 
         using CancellationTokenSource stop = CancellationTokenSource.CreateLinkedTokenSource(cancellation);

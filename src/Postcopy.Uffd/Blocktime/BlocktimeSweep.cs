@@ -164,7 +164,7 @@ internal sealed partial class BlocktimeSweep
             {
                 ref WaitRecord record = ref slot.Record(n);
                 long phase = Volatile.Read(ref record.State) & WaitRecord.PhaseMask;
-                if (record.Start >= wanted)
+                if (record.Start > wanted)
                 {
                     break;
                 }

@@ -9,6 +9,8 @@ public sealed partial class BlocktimeTracker
     private int _otherCursor;
     private long _otherDuplicates;
     private long _otherOverflow;
+    private long _cancelled;
+    private long _assumed;
 
     /// <summary>Records a fault message. Fault reader only; allocates nothing, never waits, never throws.</summary>
     /// <param name="threadId">The thread of the message; 0 or an unknown one is no vCPU.</param>
@@ -58,7 +60,7 @@ public sealed partial class BlocktimeTracker
             FoldFor(slot);
         }
 
-        int live = FindLiveWord(slot, page, start);
+        int live = FindLiveWord(slot, page, start, out int older);
         if (live < 0 || head - Volatile.Read(ref slot.Tail) >= _ringCapacity)
         {
             return Untracked(slot, start);
@@ -66,6 +68,7 @@ public sealed partial class BlocktimeTracker
 
         ref WaitRecord record = ref slot.Record(head);
         record.ReadDelay = wokeAt <= readAt ? readAt - wokeAt : -1;
+        record.OlderLive = (short)(older == live ? -1 : older);
         Publish(ref record, page, start, threadId, head, live);
         // Release, partner of the sweep's acquire read: a record below Head is published.
         Volatile.Write(ref slot.Head, head + 1);
@@ -100,10 +103,13 @@ public sealed partial class BlocktimeTracker
         {
             InterleavingPoint.Yield("confirm");
             // Partner of the closing compare-and-swap: one of the two wins, and the sequence number names the episode.
-            Interlocked.CompareExchange(
-                ref RecordOf(live, ticket.Sequence).State,
-                WaitRecord.Word(ticket.Sequence, WaitRecord.Confirmed),
-                WaitRecord.Word(ticket.Sequence, WaitRecord.Open));
+            long open = WaitRecord.Word(ticket.Sequence, WaitRecord.Open);
+            ref WaitRecord record = ref RecordOf(live, ticket.Sequence);
+            if (Interlocked.CompareExchange(ref record.State, WaitRecord.Word(ticket.Sequence, WaitRecord.Confirmed), open) == open
+                && record.OlderLive >= 0)
+            {
+                SettleOlder(ref record, ticket);
+            }
         }
     }
 
@@ -141,48 +147,53 @@ public sealed partial class BlocktimeTracker
         }
     }
 
-    private long _cancelled;
+    // The vCPU is back at a page that it had left (case 6), and the page is missing: it was so all the time, and no placement of it
+    // is on its way to us. Known only now: had the page been present, its end could still be coming (case 5).
+    private void SettleOlder(ref WaitRecord record, BlocktimeTicket ticket)
+    {
+        VcpuSlot slot = _slots[ticket.OwnerPlusOne - 1];
+        long word = Volatile.Read(ref _live[record.OlderLive]);
+        if (word != 0 && word <= ticket.Sequence && slot.Record(word - 1).Page == record.Page)
+        {
+            MoveOn(slot, record.OlderLive, word - 1, record.Start);
+        }
+    }
 
-    // A word of the slot's four to publish the wait in, or -1. Settles on the way what the new message proves:
-    // the vCPU is back at a page that it had left, so that the page was missing all the time.
-    private int FindLiveWord(VcpuSlot slot, nuint page, long start)
+    // A word of the slot's four to publish the wait in, or -1; and the one that has an older wait for the same page, or -1.
+    private int FindLiveWord(VcpuSlot slot, nuint page, long start, out int older)
     {
         int first = slot.Index * VcpuSlot.LiveWaits;
         int free = -1;
         int oldest = -1;
+        long oldestWord = long.MaxValue;
+        older = -1;
         for (int live = first; live < first + VcpuSlot.LiveWaits; live++)
         {
             // Acquire, partner of the release store in Release.
             long word = Volatile.Read(ref _live[live]);
-            if (word != 0 && slot.Record(word - 1).Page == page)
-            {
-                MoveOn(slot, live, word - 1, start);
-                word = Volatile.Read(ref _live[live]);
-            }
-
             if (word == 0)
             {
                 free = live;
+                continue;
             }
-            else if (oldest < 0 || word < Volatile.Read(ref _live[oldest]))
+
+            older = slot.Record(word - 1).Page == page ? live : older;
+            if (word < oldestWord)
             {
                 oldest = live;
+                oldestWord = word;
             }
         }
 
         if (free < 0)
         {
             // Four faults of one vCPU unresolved: take the oldest for left (case 6), and say how wrong that can be.
-            long word = Volatile.Read(ref _live[oldest]);
-            long assumed = word == 0 ? 0 : MoveOn(slot, oldest, word - 1, start);
-            Volatile.Write(ref _assumed, _assumed + assumed);
+            Volatile.Write(ref _assumed, _assumed + MoveOn(slot, oldest, oldestWord - 1, start));
             free = Volatile.Read(ref _live[oldest]) == 0 ? oldest : -1;
         }
 
         return free;
     }
-
-    private long _assumed;
 
     // Ends an episode where the slot's next one began; the answer is the length assumed to have been blocked.
     private long MoveOn(VcpuSlot slot, int live, long sequence, long start)
@@ -198,7 +209,7 @@ public sealed partial class BlocktimeTracker
         record.Start = start;
         record.End = long.MaxValue;
         record.StampDelay = -1;
-        record.Live = live;
+        record.Live = (ushort)live;
         record.ThreadId = threadId;
         record.Cause = WaitEnd.Placed;
         record.FilterEntry = _waited.Add(page >> _pageShift, live);
@@ -239,6 +250,7 @@ public sealed partial class BlocktimeTracker
             {
                 long sequence = _otherSequence++;
                 ref WaitRecord record = ref _others[_otherCursor];
+                record.OlderLive = -1;
                 Publish(ref record, page, readAt, threadId, sequence, live);
                 // As in Begin: partner of Abandon.
                 long abandoned = Volatile.Read(ref _abandonedAt);

@@ -6,6 +6,9 @@ public sealed partial class BlocktimeTracker
     // Up to here a range is looked up page by page; a longer one costs a look at every open fault instead.
     private const int PagesByFilter = 32;
 
+    private long _tooLate;
+    private long _otherUnresolved;
+
     /// <summary>
     /// Records a placement whose waiters have been woken: ends every stall in the range. Allocates nothing, never waits, never throws.
     /// </summary>
@@ -229,9 +232,6 @@ public sealed partial class BlocktimeTracker
         Release(ref record, live, WaitRecord.Word(sequence, WaitRecord.Closed));
         return true;
     }
-
-    private long _tooLate;
-    private long _otherUnresolved;
 
     private static long ClosingWord(long word) => (word & ~WaitRecord.PhaseMask)
         | ((word & WaitRecord.PhaseMask) == WaitRecord.Confirmed ? WaitRecord.Closing : WaitRecord.Cancelling);

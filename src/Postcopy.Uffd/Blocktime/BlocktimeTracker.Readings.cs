@@ -93,6 +93,17 @@ public sealed partial class BlocktimeTracker
     /// <summary>How many waiters the filter holds; 0 when nobody waits. For tests.</summary>
     internal long WaitersInFilter => _waited.CountAll();
 
+    /// <summary>How many control events wait for the horizon. For tests.</summary>
+    internal int ControlEventsPending => _sweep.EventsPending;
+
+    /// <summary>Runs the action as if a thread had been stopped in the middle of a sweep. For tests.</summary>
+    internal void HoldFold(Action action)
+    {
+        EnterFold();
+        action();
+        LeaveFold();
+    }
+
     /// <summary>Ends a fault that the slot has left, where its next one began; the answer is the length assumed to have been blocked.</summary>
     internal long SettleLeft(VcpuSlot slot, long sequence) => MoveOn(slot, slot.Record(sequence).Live, sequence, long.MaxValue);
 

@@ -89,6 +89,9 @@ public sealed partial class BlocktimeTracker : IDisposable
         _presented = new PresentedTime[_maxSlots];
     }
 
+    /// <summary>How many slots may ever be added.</summary>
+    public int MaxSlots => _maxSlots;
+
     /// <summary>The current time on the tracker's clock, in nanoseconds from an arbitrary origin; never goes back.</summary>
     // On Linux a Stopwatch tick is a nanosecond: no division on the hot path.
     public long Now() => _systemClock ? Stopwatch.GetTimestamp() : ScaledNow();

@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 namespace Postcopy.Uffd;
 
 /// <summary>How an episode ended.</summary>
-internal enum WaitEnd
+internal enum WaitEnd : byte
 {
     /// <summary>The page was placed and the waiter woken.</summary>
     Placed,
@@ -23,7 +23,7 @@ internal enum WaitEnd
 /// so that a compare-and-swap can only ever close the episode it was meant for (case 13).
 /// </summary>
 /// <remarks>
-/// Page, Start, ReadDelay, Live, FilterEntry and ThreadId are written by the reader before it publishes the state, and never
+/// Page, Start, ReadDelay, FilterEntry, ThreadId, Live and OlderLive are written by the reader before it publishes the state, and never
 /// change for that sequence number. End, StampDelay and Cause are written by the one party whose compare-and-swap
 /// moved the state to Closing or Cancelling, before it stores Closed or Cancelled with release order.
 /// 64 bytes: neighbouring episodes do not share a cache line for longer than an array's base misaligns it.
@@ -48,9 +48,10 @@ internal struct WaitRecord
     internal long End;
     internal long ReadDelay;
     internal long StampDelay;
-    internal int Live;
     internal int FilterEntry;
     internal uint ThreadId;
+    internal ushort Live;
+    internal short OlderLive;
     internal WaitEnd Cause;
 
     internal static long Word(long sequence, long phase) => (sequence << PhaseBits) | phase;

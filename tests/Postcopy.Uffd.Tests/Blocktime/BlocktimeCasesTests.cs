@@ -160,13 +160,28 @@ public sealed class BlocktimeCasesTests
         VcpuSlot v0 = tracker.AddVcpu(1);
         tracker.Fault(1, A, 0);
         tracker.Fault(1, B, 30);
-        Assert.Equal(BeginKind.New, tracker.Begin(1, A, 45).Kind);
+        tracker.Fault(1, A, 45);
         tracker.Place(B, 46);
         tracker.Place(A, 60);
         VcpuBlocktime row = tracker.Row(v0, 99);
         Assert.Equal(60, row.BlocktimeNanoseconds);
         Assert.Equal(1, row.MovedOn);
         Assert.Equal(0, tracker.Snapshot(99).ErrorBoundNanoseconds);
+        tracker.AssertNobodyWaits();
+    }
+
+    [Fact]
+    public void Case05MessageForAPageWhoseEndIsStillOnItsWayProvesNothing()
+    {
+        // A was placed at 20, but its placer is slow; the vCPU went on to B; a message for A turns out to be stale.
+        using BlocktimeTracker tracker = new();
+        VcpuSlot v0 = tracker.AddVcpu(1);
+        tracker.Fault(1, A, 0);
+        tracker.Fault(1, B, 30);
+        tracker.Cancel(tracker.Begin(1, A, 45).Ticket);
+        tracker.Place(A, 20);
+        tracker.Place(B, 60);
+        Assert.Equal(20 + 15, tracker.Blocked(v0, 99));
         tracker.AssertNobodyWaits();
     }
 
