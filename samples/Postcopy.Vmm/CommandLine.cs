@@ -4,6 +4,7 @@ using System.Net;
 using Postcopy.Vmm.Demo;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Node;
+using Postcopy.Vmm.Qemu;
 
 namespace Postcopy.Vmm;
 
@@ -14,6 +15,7 @@ internal sealed class CommandLine
 
     private readonly Option<int> _vcpus = Number("--vcpus", 1, 1, VirtualMachine.MostVcpus, "vCPUs of the guest");
     private readonly Option<int> _demoVcpus = Number("--vcpus", 2, 1, VirtualMachine.MostVcpus, "vCPUs of the guest");
+    private readonly Option<bool> _noQemu = new("--no-qemu") { Description = "Leave QEMU out though it is installed" };
     private readonly Option<int> _memory = Number("--memory", 32, 4, (int)(VirtualMachine.MostMemory >> 20), "Memory of the guest in MiB");
     private readonly Option<string> _mode = new("--mode") { Description = "Mode of the guest: long or protected", DefaultValueFactory = _ => "long" };
     private readonly Option<IPEndPoint?> _listen = Endpoint("--listen", "Where guests come in; port 0 takes a free one and says which");
@@ -59,9 +61,9 @@ internal sealed class CommandLine
 
         Command demo = new("demo", "Migrates a live guest QEMU -> VMM A -> VMM B, three processes, and says on one screen what happened. Without QEMU: VMM A -> VMM B.")
         {
-            _demoVcpus, _mode,
+            _demoVcpus, _mode, _noQemu,
         };
-        demo.SetAction((parsed, cancellation) => DemoMain.RunAsync(parsed.GetValue(_demoVcpus), parsed.GetValue(_mode) == "long", cancellation));
+        demo.SetAction((parsed, cancellation) => DemoMain.RunAsync(parsed.GetValue(_demoVcpus), parsed.GetValue(_mode) == "long", QemuProcess.IsInstalled && !parsed.GetValue(_noQemu), cancellation));
         return new RootCommand("A small virtual machine monitor on KVM whose guests move by postcopy: what Postcopy.Uffd is for.") { run, receive, demo };
     }
 

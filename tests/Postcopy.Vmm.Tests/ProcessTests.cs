@@ -43,12 +43,14 @@ public sealed class ProcessTests(ITestOutputHelper output)
         }
     }
 
-    [Fact(Timeout = Limit)]
-    public async Task TheDemoMovesAGuestAndSaysSo()
+    [Theory(Timeout = Limit)]
+    [InlineData("demo")]
+    [InlineData("demo", "--no-qemu", "--mode", "protected")]
+    public async Task TheDemoMovesAGuestAndSaysSo(params string[] arguments)
     {
         Requires.Kvm().Dispose();
         Requires.Userfaultfd();
-        await using VmmProcess demo = new(false, "demo");
+        await using VmmProcess demo = new(false, arguments);
 
         (int code, string said, string errors) = await demo.EndAsync();
 

@@ -22,14 +22,14 @@ internal static class DemoMain
     private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(300);
     private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(60);
 
-    internal static async Task<int> RunAsync(int vcpus, bool longMode, CancellationToken cancellationToken)
+    internal static async Task<int> RunAsync(int vcpus, bool longMode, bool fromQemu, CancellationToken cancellationToken)
     {
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limited.CancelAfter(s_limit);
         try
         {
             KvmSystem.Open().Dispose();
-            return await MoveAsync(vcpus, longMode, limited.Token) ? 0 : NodeMain.Failed;
+            return await MoveAsync(vcpus, longMode, fromQemu, limited.Token) ? 0 : NodeMain.Failed;
         }
         catch (VmmException e)
         {
@@ -38,12 +38,11 @@ internal static class DemoMain
         }
     }
 
-    private static async Task<bool> MoveAsync(int vcpus, bool longMode, CancellationToken cancellationToken)
+    private static async Task<bool> MoveAsync(int vcpus, bool longMode, bool fromQemu, CancellationToken cancellationToken)
     {
-        bool fromQemu = QemuProcess.IsInstalled;
         string mode = longMode ? "long" : "protected";
         Console.WriteLine($"A live guest ({vcpus} vCPU{(vcpus > 1 ? "s" : string.Empty)}, {mode} mode, {Megabytes} MiB) moves {(fromQemu ? "QEMU -> VMM A -> VMM B" : "VMM A -> VMM B")} by postcopy, each in a process of its own.");
-        Console.WriteLine(fromQemu ? string.Empty : $"({QemuProcess.Program} is not installed: apt-get install qemu-system-x86 adds the first leg.)");
+        Console.WriteLine(QemuProcess.IsInstalled ? string.Empty : $"({QemuProcess.Program} is not installed: apt-get install qemu-system-x86 adds the first leg.)");
 
         string beats = Beats.ToString(CultureInfo.InvariantCulture);
         await using DemoChild b = new("receive", "--listen", "127.0.0.1:0", "--beats", beats);

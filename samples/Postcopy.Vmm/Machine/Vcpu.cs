@@ -61,10 +61,11 @@ internal sealed unsafe partial class Vcpu : IDisposable
 
     /// <summary>Starts the thread.</summary>
     /// <param name="onThread">Called on it before the first KVM_RUN.</param>
-    internal void Start(Action<Vcpu> onThread)
+    /// <param name="onLeft">Called on it after the last KVM_RUN.</param>
+    internal void Start(Action<Vcpu> onThread, Action<Vcpu>? onLeft)
     {
         Volatile.Write(ref _run->immediate_exit, 0);
-        _thread = new Thread(() => Main(onThread)) { IsBackground = true, Name = $"vcpu-{Index}" };
+        _thread = new Thread(() => Main(onThread, onLeft)) { IsBackground = true, Name = $"vcpu-{Index}" };
         _thread.UnsafeStart();
     }
 
@@ -113,7 +114,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
         _handle.Dispose();
     }
 
-    private void Main(Action<Vcpu> onThread)
+    private void Main(Action<Vcpu> onThread, Action<Vcpu>? onLeft)
     {
         try
         {
@@ -137,6 +138,8 @@ internal sealed unsafe partial class Vcpu : IDisposable
             {
                 _threadId = 0;
             }
+
+            onLeft?.Invoke(this);
         }
     }
 

@@ -97,7 +97,8 @@ internal sealed unsafe class VirtualMachine : IDisposable
 
     /// <summary>Runs the guest.</summary>
     /// <param name="onThread">Called on each vCPU's thread before it enters the guest.</param>
-    internal void Start(Action<Vcpu>? onThread = null)
+    /// <param name="onLeft">Called on each vCPU's thread when it is out of the guest for good: halted, stopped or failed.</param>
+    internal void Start(Action<Vcpu>? onThread = null, Action<Vcpu>? onLeft = null)
     {
         IsRunning = true;
         Vcpu[] live = [.. Vcpus.Where(v => !v.Halted)];
@@ -107,11 +108,13 @@ internal sealed unsafe class VirtualMachine : IDisposable
         Barrier ready = new(live.Length);
         foreach (Vcpu vcpu in live)
         {
-            vcpu.Start(v =>
-            {
-                onThread?.Invoke(v);
-                ready.SignalAndWait();
-            });
+            vcpu.Start(
+                v =>
+                {
+                    onThread?.Invoke(v);
+                    ready.SignalAndWait();
+                },
+                onLeft);
         }
     }
 

@@ -23,6 +23,7 @@ internal sealed class Incoming : IAsyncDisposable
     private readonly TaskCompletionSource<VirtualMachine> _started = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly VmDescription? _description;
     private readonly List<GuestMemory> _unused = [];
+    private readonly VcpuSlot?[] _slots = new VcpuSlot?[VirtualMachine.MostVcpus];
     private GuestMemory? _ram;
     private VirtualMachine? _machine;
     private MachineState? _state;
@@ -165,7 +166,7 @@ internal sealed class Incoming : IAsyncDisposable
         _downtime = _state!.StoppedAt?.Elapsed();
         if (_state!.Running)
         {
-            _machine!.Start(AddVcpu);
+            _machine!.Start(AddVcpu, LeaveVcpu);
         }
 
         _ = _started.TrySetResult(_machine!);
@@ -173,5 +174,16 @@ internal sealed class Incoming : IAsyncDisposable
 
     /// <summary>On the vCPU's thread, before it enters the guest: faults carry this thread's id.</summary>
     private void AddVcpu(Vcpu vcpu) =>
-        _ = _destination.Blocktime!.AddVcpu(HostThread.CurrentId, vcpu.Index.ToString(CultureInfo.InvariantCulture));
+        _slots[vcpu.Index] = _destination.Blocktime!.AddVcpu(HostThread.CurrentId, vcpu.Index.ToString(CultureInfo.InvariantCulture));
+
+    /// <summary>It waits for nothing any more, and does not count where all are asked whether they stand still.</summary>
+    private void LeaveVcpu(Vcpu vcpu)
+    {
+        if (_slots[vcpu.Index] is { } slot)
+        {
+            BlocktimeTracker tracker = _destination.Blocktime!;
+            tracker.LeaveGuest(slot, tracker.Now());
+            tracker.SetIdle(slot, idle: true);
+        }
+    }
 }
