@@ -5,8 +5,10 @@ namespace Postcopy.Uffd;
 /// <content>The end: complete, or closed with pages missing.</content>
 public sealed partial class PostcopyDestination
 {
-    // Descriptors of destinations that were closed with KeepWaiting: alive for as long as the process (hazard H11).
-    private static readonly List<UffdHandle> s_keptForever = [];
+    // Destinations that were closed with KeepWaiting, with their descriptors: alive for as long as the process (hazard H11).
+    private static readonly List<PostcopyDestination> s_keptForever = [];
+
+    private bool _frozen;
 
     /// <summary>
     /// Waits until nothing is missing, then ends in this order: verify the bitmaps, stop serving faults, unregister,
@@ -59,6 +61,7 @@ public sealed partial class PostcopyDestination
     /// <exception cref="PostcopyIncompleteException">
     /// The policy is Fail and pages are missing, or it is Poison and the kernel cannot; nothing was closed.
     /// </exception>
+    /// <exception cref="InvalidOperationException">The caller is the fault thread, out of a page requester.</exception>
     public ValueTask CloseAsync(MissingPagePolicy policy)
     {
         if (policy is not (MissingPagePolicy.KeepWaiting or MissingPagePolicy.Poison or MissingPagePolicy.Fail))
@@ -82,7 +85,7 @@ public sealed partial class PostcopyDestination
             else if (registered)
             {
                 _reader?.Stop();
-                UnregisterLocked();
+                UnregisterLocked(complete: true);
             }
 
             _closed = true;
@@ -94,7 +97,7 @@ public sealed partial class PostcopyDestination
 
         // Not under the lock: the control thread may be waiting for it.
         StopControl();
-        Release(policy == MissingPagePolicy.KeepWaiting);
+        Release();
         return ValueTask.CompletedTask;
     }
 
@@ -119,7 +122,10 @@ public sealed partial class PostcopyDestination
 
             _reader!.Stop();
             TimeSpan duration = _options.TimeProvider.GetElapsedTime(_listenAt);
-            UnregisterLocked();
+            UnregisterLocked(complete: true);
+
+            // A balloon that raised its event while the reader stopped would wait for it to be read for ever (hazard H10).
+            _uffd!.Dispose();
             RestoreMemoryLocked();
             Blocks.Thaw();
             EnterLocked(PostcopyState.End);
@@ -164,15 +170,25 @@ public sealed partial class PostcopyDestination
 
                 Log.Poisoned(_logger, missing, what);
                 _reader?.Stop();
-                UnregisterLocked();
+                UnregisterLocked(complete: false);
                 break;
 
             default:
                 Log.Frozen(_logger, missing, what);
-                _reader?.Stop();
+                _frozen = true;
+                if (_gate is null)
+                {
+                    _reader?.Stop();
+                }
+                else
+                {
+                    // Its events must go on being read, or whoever unmaps the memory waits for ever.
+                    _reader?.SetRequester(null);
+                }
+
                 lock (s_keptForever)
                 {
-                    s_keptForever.Add(_uffd!);
+                    s_keptForever.Add(this);
                 }
 
                 break;
@@ -191,17 +207,16 @@ public sealed partial class PostcopyDestination
             : "no page is missing";
     }
 
-    private void Release(bool keepFrozen)
+    private void Release()
     {
-        _reader?.Dispose();
-        foreach (UffdHandle mirror in _mirrorHandles)
+        if (!_frozen)
         {
-            mirror.DangerousRelease();
-        }
+            _reader?.Dispose();
+            foreach (UffdHandle mirror in _mirrorHandles)
+            {
+                mirror.DangerousRelease();
+            }
 
-        bool frozen = keepFrozen && _uffd is not null && s_keptForever.Contains(_uffd);
-        if (!frozen)
-        {
             _uffd?.Dispose();
         }
 

@@ -14,21 +14,22 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private readonly List<Waiter> _waiters = [];
     private readonly StallWatch _alarms;
 
-    // A length on the wire has 32 bits, and a request is answered as one piece: keep them moderate.
-    private const long LongestRequest = 16 << 20;
     private const long LongestTick = 100;
 
     private Thread? _control;
     private bool _stopControl;
     private int _waiterCount;
+    private int _rangeWaiterCount;
+    private Exception? _waitersFailed;
     private Exception? _failure;
 
     private sealed record Waiter(RamBlock? Block, PageRange Range, TaskCompletionSource Done);
 
     void IPlacementObserver.OnPlaced(RamBlock block, bool awaited)
     {
-        // A full fence stands between the received bit and this read (MarkReceived); the partner is AddWaiter.
-        if (Volatile.Read(ref _waiterCount) != 0 && (awaited || block.MissingPages == 0))
+        // A full fence stands between the received bit and these reads (MarkReceived); the partner is AddWaiter. The
+        // control thread is not bothered with every fault while all that waits is the end.
+        if ((awaited && Volatile.Read(ref _rangeWaiterCount) != 0) || (block.MissingPages == 0 && Volatile.Read(ref _waiterCount) != 0))
         {
             _controlKick.Signal();
         }
@@ -96,6 +97,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     {
         Waiter waiter = AddWaiter(block, range);
         RequestMissing(block, range);
+
+        // A page that was placed before its requested bit was set told nobody.
+        _controlKick.Signal();
         try
         {
             await waiter.Done.Task.WaitAsync(cancellationToken).ConfigureAwait(false);
@@ -111,11 +115,23 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         Waiter waiter = new(block, range, new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
         lock (_waitersLock)
         {
+            if (_waitersFailed is { } why)
+            {
+                // The control thread looked at the list for the last time.
+                waiter.Done.SetException(why);
+                return waiter;
+            }
+
             _waiters.Add(waiter);
+            if (block is not null)
+            {
+                _ = Interlocked.Increment(ref _rangeWaiterCount);
+            }
+
+            // Published before the control thread looks at "received": the partner is OnPlaced.
+            _ = Interlocked.Increment(ref _waiterCount);
         }
 
-        // Published before the control thread looks at "received": the partner is OnPlaced.
-        _ = Interlocked.Increment(ref _waiterCount);
         _controlKick.Signal();
         return waiter;
     }
@@ -127,6 +143,10 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             if (_waiters.Remove(waiter))
             {
                 _ = Interlocked.Decrement(ref _waiterCount);
+                if (waiter.Block is not null)
+                {
+                    _ = Interlocked.Decrement(ref _rangeWaiterCount);
+                }
             }
         }
     }
@@ -135,7 +155,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     {
         int shift = block.PageSize.Shift;
         long end = range.End >> shift;
-        long most = Math.Max(1, LongestRequest >> shift);
+        long most = Math.Max(1, FaultReader.LongestRequest >> shift);
         for (long page = range.Offset >> shift; page < end;)
         {
             // Runs of pages that are neither received nor asked for; one request each.
@@ -151,11 +171,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
                 continue;
             }
 
-            BackOff wait = default;
-            while (_reader is { } reader && !reader.TryPrefetch(new PageRequest(block, first << shift, (page - first) << shift)))
-            {
-                wait.Pause();
-            }
+            _reader?.Prefetch(block, first, page - first);
         }
     }
 
@@ -180,6 +196,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
     private void ControlMain()
     {
+        long lookedAt = _options.TimeProvider.GetTimestamp();
         while (!Volatile.Read(ref _stopControl))
         {
             WaitForKick();
@@ -192,8 +209,10 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
                 Fail(failure);
             }
 
-            if (State is PostcopyState.Listen or PostcopyState.Running)
+            // A look walks the bitmaps: by the clock, not with every kick.
+            if (State is PostcopyState.Listen or PostcopyState.Running && _options.TimeProvider.GetElapsedTime(lookedAt) >= _alarms.Interval)
             {
+                lookedAt = _options.TimeProvider.GetTimestamp();
                 foreach (StallAlarm alarm in _alarms.Look())
                 {
                     Alarm(alarm);
@@ -280,6 +299,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         Waiter[] all;
         lock (_waitersLock)
         {
+            _waitersFailed ??= why;
             all = [.. _waiters];
         }
 

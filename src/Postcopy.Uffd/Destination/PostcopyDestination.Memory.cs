@@ -49,11 +49,19 @@ public sealed partial class PostcopyDestination
     /// </summary>
     private void PrepareMemoryLocked()
     {
-        _relock.Clear();
+        // Once for all blocks: with flags the kernel walks the page tables of the whole process.
+        List<ProcessMaps.Mapping> mappings = ProcessMaps.All(withFlags: true);
         foreach (RamBlock block in Blocks.Blocks)
         {
             AddressRange range = block.Range;
-            if (ProcessMaps.Overlapping(range, withFlags: true).Exists(m => m.IsLocked))
+            List<ProcessMaps.Mapping> own = mappings.FindAll(m => m.Range.Overlaps(range));
+            if (own.Exists(m => m.IsHugetlb != (block.PageSize != PageSize.Host)))
+            {
+                throw new RamBlockException(block.Name,
+                    $"RAM block '{block.Name}' has pages of {block.PageSize}, its memory {(block.PageSize == PageSize.Host ? "is" : "is not")} hugetlb memory; its page size must be the memory's.");
+            }
+
+            if (own.Exists(m => m.IsLocked) && !_relock.Contains(block))
             {
                 _ = Libc.munlock(range.Start, range.Length);
                 _relock.Add(block);
@@ -61,6 +69,11 @@ public sealed partial class PostcopyDestination
 
             if (block.PageSize == PageSize.Host)
             {
+                if (block.Memory is null && own.Exists(m => !m.RefusesHugePages) && !_huge.Contains(block))
+                {
+                    _huge.Add(block);
+                }
+
                 _ = Libc.madvise(range.Start, range.Length, Libc.MADV_NOHUGEPAGE);
             }
 
@@ -86,6 +99,7 @@ public sealed partial class PostcopyDestination
                 }
 
                 UffdRegistration registration = _uffd!.Register(block.Range, modes);
+                block.Gate = _gate;
                 block.Attach(_uffd, registration);
                 done.Add(block);
             }
@@ -102,15 +116,43 @@ public sealed partial class PostcopyDestination
         }
     }
 
-    private void UnregisterLocked()
+    /// <summary>
+    /// Unregisters everything that is still mapped. What was unmapped meanwhile (memory hot-unplug) the kernel refuses:
+    /// nothing is registered there any more, and the rest must not stay registered for it.
+    /// </summary>
+    private void UnregisterLocked(bool complete)
     {
         foreach (RamBlock block in Blocks.Blocks)
         {
-            if (block.Primary is not null)
+            if (block.Primary is null)
             {
-                _uffd!.Unregister(block.Range);
-                block.Detach();
+                continue;
             }
+
+            Unregister(_uffd!, block.Name, block.Range);
+            foreach (BlockMapping mirror in block.Mirrors)
+            {
+                // Nobody answers its faults any more. With pages missing it stays registered: waiting beats silent zeros.
+                if (complete && mirror.Kernel is UffdHandle handle)
+                {
+                    Unregister(handle, block.Name, new AddressRange(mirror.Address, (nuint)block.UsedLength));
+                }
+            }
+
+            block.Detach();
+            block.Gate = null;
+        }
+    }
+
+    private void Unregister(UffdHandle uffd, string block, AddressRange range)
+    {
+        try
+        {
+            uffd.Unregister(range);
+        }
+        catch (Exception e) when (e is UffdException or ObjectDisposedException)
+        {
+            Log.UnregisterFailed(_logger, block, range, e);
         }
     }
 
@@ -119,6 +161,11 @@ public sealed partial class PostcopyDestination
         foreach (RamBlock block in Blocks.Blocks)
         {
             block.Memory?.MarkComplete();
+            if (_huge.Contains(block))
+            {
+                _ = Libc.madvise(block.Range.Start, block.Range.Length, Libc.MADV_HUGEPAGE);
+            }
+
             if (_options.LockWhenComplete || _relock.Contains(block))
             {
                 AddressRange range = block.Range;

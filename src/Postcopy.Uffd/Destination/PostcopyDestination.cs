@@ -22,7 +22,8 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
     private readonly ILogger _logger;
     private readonly Lock _steps = new();
     private readonly LayoutGate? _gate;
-    private readonly List<RamBlock> _relock = [];
+    private readonly HashSet<RamBlock> _relock = [];
+    private readonly HashSet<RamBlock> _huge = [];
     private readonly List<UffdHandle> _mirrorHandles = [];
     private readonly TaskCompletionSource<CompletionReport> _completion = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
@@ -35,9 +36,11 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
 
     /// <summary>Makes a destination in state none.</summary>
     /// <param name="options">How it works; null for the defaults.</param>
+    /// <exception cref="ArgumentOutOfRangeException">An option is out of its range.</exception>
     public PostcopyDestination(PostcopyOptions? options = null)
     {
         _options = options ?? new PostcopyOptions();
+        _options.FaultReader.Validate();
         _logger = (_options.LoggerFactory ?? NullLoggerFactory.Instance).CreateLogger<PostcopyDestination>();
         _gate = _options.FollowMemoryEvents ? new LayoutGate() : null;
         Blocktime = _options.Blocktime is { } blocktime ? new BlocktimeTracker(blocktime) : null;
@@ -61,7 +64,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
     /// <summary>What was granted at <see cref="Advise"/>; null before.</summary>
     public UffdGrant? Grant { get; private set; }
 
-    /// <summary>The descriptor, from <see cref="Advise"/> on; null before. Owned by the destination.</summary>
+    /// <summary>The descriptor, from <see cref="Advise"/> on; null before. Owned by the destination, and closed at the end.</summary>
     public UffdHandle? Uffd => _uffd;
 
     /// <summary>What the fault thread did; zeros before <see cref="Listen"/>.</summary>
@@ -140,6 +143,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
     /// <param name="requester">Asks the source for pages; used until the next <see cref="Pause"/>.</param>
     /// <exception cref="PostcopyStateException">The state is neither advise nor discard.</exception>
     /// <exception cref="UffdException">A block cannot be registered; none is then.</exception>
+    /// <exception cref="RamBlockException">A block's page size is not its memory's.</exception>
     /// <exception cref="InvalidOperationException">There is no RAM block.</exception>
     public void Listen(IPageRequester requester)
     {
@@ -153,10 +157,20 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             }
 
             Blocks.Freeze();
+            FaultReader reader;
             try
             {
                 PrepareMemoryLocked();
-                RegisterLocked();
+                reader = new(_options.FaultReader, Placer, Blocktime, Blocks, _gate, this);
+                try
+                {
+                    RegisterLocked();
+                }
+                catch
+                {
+                    reader.Dispose();
+                    throw;
+                }
             }
             catch
             {
@@ -164,7 +178,6 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
                 throw;
             }
 
-            FaultReader reader = new(_options.FaultReader, Placer, Blocktime, Blocks, _gate, this);
             reader.AddSource(new FaultSource(_uffd!, _uffd!.Descriptor, Blocks, isPrimary: true));
             foreach (FaultSource mirror in _mirrorSources)
             {

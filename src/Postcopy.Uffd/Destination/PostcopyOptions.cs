@@ -19,7 +19,9 @@ public sealed record PostcopyOptions
 
     /// <summary>
     /// Follow MADV_DONTNEED, MADV_REMOVE, MADV_FREE, munmap and mremap on guest memory (a balloon, memory hot-unplug):
-    /// such a call then waits until the fault thread has read of it. Off by default. Hole punching through a memfd's
+    /// such a call then waits until the fault thread has read of it. What was missing reads as zeros afterwards; on
+    /// shared memory MADV_DONTNEED counts as throwing away too, because its event says no more. mremap is followed for
+    /// blocks that were given by host address. Off by default. Hole punching through a memfd's
     /// descriptor raises no event (measured): use <see cref="RamBlock.Discard"/> instead.
     /// </summary>
     public bool FollowMemoryEvents { get; init; }

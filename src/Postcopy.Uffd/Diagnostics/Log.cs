@@ -45,6 +45,10 @@ internal static partial class Log
         Message = "RAM block {Block} could not be locked (errno {Errno}); raise RLIMIT_MEMLOCK")]
     internal static partial void LockFailed(ILogger logger, string block, int errno);
 
+    [LoggerMessage(EventId = 13, EventName = "UnregisterFailed", Level = LogLevel.Warning,
+        Message = "RAM block {Block} could not be unregistered at {Range}; was it unmapped?")]
+    internal static partial void UnregisterFailed(ILogger logger, string block, AddressRange range, Exception why);
+
     [LoggerMessage(EventId = 12, EventName = "CallbackFailed", Level = LogLevel.Error, Message = "The callback {Callback} threw")]
     internal static partial void CallbackFailed(ILogger logger, string callback, Exception why);
 }

@@ -36,6 +36,13 @@ internal sealed unsafe partial class FaultReader
 
     private void Removed(FaultSource source, AddressRange range)
     {
+        if (!source.IsPrimary)
+        {
+            // Another process let go of its view: the memory is as it was, and only its own waiters have to look again.
+            _ = source.Kernel.Wake(range.Start, range.Length);
+            return;
+        }
+
         IReadOnlyList<AddressMap.Entry> entries = source.Map.Entries;
         for (int i = 0; i < entries.Count; i++)
         {
@@ -57,12 +64,9 @@ internal sealed unsafe partial class FaultReader
                 continue;
             }
 
+            // Whoever waits for one of them waits for the source no more, here and in every mirror.
             _ = block.MarkReceived(first, last - first);
-            if (block.Requested.AnySet(first, last - first))
-            {
-                _ = source.Kernel.Wake(common.Start, common.Length);
-            }
-
+            block.WakeEverywhere(first << block.PageSize.Shift, (last - first) << block.PageSize.Shift);
             _placer.Observer?.OnPlaced(block, awaited: true);
         }
     }
@@ -70,10 +74,11 @@ internal sealed unsafe partial class FaultReader
     private void Remapped(FaultSource source, nuint from, nuint to, nuint length)
     {
         IReadOnlyList<AddressMap.Entry> entries = source.Map.Entries;
+        AddressRange moved = new(from, length);
+        bool any = false;
         for (int i = 0; i < entries.Count; i++)
         {
             AddressMap.Entry entry = entries[i];
-            AddressRange moved = new(from, length);
             if (!entry.Range.Overlaps(moved))
             {
                 continue;
@@ -85,11 +90,18 @@ internal sealed unsafe partial class FaultReader
                 continue;
             }
 
-            nuint address = to + (entry.Range.Start - from);
-            entry.Block.MoveTo(address);
+            entry.Block.MoveTo(to + (entry.Range.Start - from));
             entry.Block.Attach(mapping.Kernel, mapping.Modes, mapping.Operations);
-            _registry.Refresh();
-            return;
+            any = true;
         }
+
+        if (any)
+        {
+            _registry.Refresh();
+        }
+
+        // No placement reaches the old addresses any more: who waits there touches them again, and its stall ends now.
+        _ = source.Kernel.Wake(from, length);
+        _blocktime?.End(from, length, _blocktime.Now());
     }
 }

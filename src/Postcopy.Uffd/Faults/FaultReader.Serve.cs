@@ -3,12 +3,13 @@ namespace Postcopy.Uffd;
 /// <content>One fault message, from "is it known?" to the request.</content>
 internal sealed unsafe partial class FaultReader
 {
-    private const int DuplicatesBeforePause = 256;
-    private const long FirstDuplicatePause = 20_000;
-    private const long LongestDuplicatePause = 200_000;
+    private const int DuplicatesOfAStorm = 256;
+    private const int DuplicatesPerFault = 64;
+    private const long FirstStormPause = 20_000;
+    private const long LongestStormPause = 200_000;
 
-    private int _duplicatesInARow;
-    private long _duplicatePause;
+    private int _duplicates;
+    private long _stormPause;
 
     private void Serve(FaultSource source, in UffdMessage message, long readAt)
     {
@@ -27,7 +28,7 @@ internal sealed unsafe partial class FaultReader
             return;
         }
 
-        ServeReceived(source, block, page, message, readAt);
+        ServeReceived(new Parked(source, block, page, (message.Flags & UffdPagefaultFlags.Minor) != 0, message.ThreadId, readAt, Since: 0));
     }
 
     /// <summary>
@@ -50,86 +51,143 @@ internal sealed unsafe partial class FaultReader
 
         if (requested)
         {
-            Duplicate();
+            CountDuplicate();
             return true;
         }
 
-        _duplicatesInARow = 0;
-        _duplicatePause = 0;
+        _duplicates = Math.Max(0, _duplicates - DuplicatesPerFault);
         if (!_placer.TryPlaceStaged(block, page))
         {
-            Request(new PageRequest(block, page << block.PageSize.Shift, block.PageSize.Bytes));
+            Request(block, page);
         }
 
         return true;
     }
 
-    /// <summary>
-    /// A signal that stays pending makes the kernel repeat a fault of kernel mode 300 000 times a second (hazard H2).
-    /// After a while of nothing but repetitions the reader lets a little time pass before it reads on.
-    /// </summary>
-    private void Duplicate()
+    private void CountDuplicate()
     {
         Count(Counter.Duplicates);
-        if (++_duplicatesInARow >= DuplicatesBeforePause)
-        {
-            _duplicatesInARow = 0;
-            _duplicatePause = _duplicatePause == 0 ? FirstDuplicatePause : Math.Min(_duplicatePause * 2, LongestDuplicatePause);
-            Interop.Libc.Pause(_duplicatePause);
-        }
+        _duplicates++;
     }
 
-    private void ServeReceived(FaultSource source, RamBlock block, long page, in UffdMessage message, long readAt)
+    /// <summary>
+    /// A signal that stays pending makes the kernel repeat a fault of kernel mode 300 000 times a second (hazard H2):
+    /// one message a read, each awaited by nobody. While nearly everything is repetition the reader lets a little time
+    /// pass before each read; the kernel keeps one message a thread meanwhile.
+    /// </summary>
+    private void PauseInStorm()
     {
-        bool minor = (message.Flags & UffdPagefaultFlags.Minor) != 0;
-        if (!source.IsPrimary)
+        if (_duplicates < DuplicatesOfAStorm)
         {
-            Count(Counter.AlreadyReceived);
-            nuint start = message.Address & ~(nuint)(block.PageSize.Bytes - 1);
-            if (minor && source.Kernel.Continue(start, (nuint)block.PageSize.Bytes, UffdPlaceFlags.None).IsDone)
-            {
-                return;
-            }
-
-            _ = source.Kernel.Wake(start, (nuint)block.PageSize.Bytes);
+            _stormPause = 0;
             return;
         }
 
-        Settle(block, page, minor, message.ThreadId, readAt);
+        _duplicates = DuplicatesOfAStorm;
+        _stormPause = Math.Clamp(_stormPause * 2, FirstStormPause, LongestStormPause);
+        Interop.Libc.Pause(_stormPause);
     }
 
     /// <summary>Received, and yet a thread waits: see <see cref="PostcopyPlacer.ResolveReceived"/>.</summary>
-    private void Settle(RamBlock block, long page, bool minor, uint threadId, long readAt)
+    private void ServeReceived(in Parked fault)
     {
-        switch (_placer.ResolveReceived(block, page, minor))
+        if (_parkedCount > 0 && IsParked(fault))
         {
-            case PlaceOutcome.Placed:
-                Count(Counter.ZeroFilled);
-                RecordZeroFill(block, page, threadId, readAt);
-                break;
-            case PlaceOutcome.AddressSpaceChanging:
-            case PlaceOutcome.OutOfMemory:
-                Park(block, page, minor, threadId, readAt);
-                break;
-            case PlaceOutcome.OutOfHugePages:
-                _observer.OnUnservable(block, page << block.PageSize.Shift, PlaceOutcome.OutOfHugePages);
-                break;
-            default:
-                Count(Counter.AlreadyReceived);
-                break;
-        }
-    }
-
-    /// <summary>The thread did stand still: from the message to the zero page.</summary>
-    private void RecordZeroFill(RamBlock block, long page, uint threadId, long readAt)
-    {
-        if (_blocktime is null)
-        {
+            CountDuplicate();
             return;
         }
 
-        nuint address = block.HostAddress + (nuint)(page << block.PageSize.Shift);
-        _blocktime.Confirm(_blocktime.Begin(threadId, address, readAt).Ticket);
-        _blocktime.End(address, (nuint)block.PageSize.Bytes, _blocktime.Now());
+        Settle(fault, retry: false);
+    }
+
+    private void Settle(in Parked fault, bool retry)
+    {
+        RamBlock block = fault.Block;
+        nuint address = block.HostAddress + (nuint)(fault.Page << block.PageSize.Shift);
+        BlocktimeTicket ticket = retry || _blocktime is null ? default : _blocktime.Begin(fault.ThreadId, address, fault.ReadAt).Ticket;
+        PlaceOutcome outcome = fault.Source.IsPrimary
+            ? _placer.ResolveReceived(block, fault.Page, fault.Minor)
+            : SettleMirror(fault);
+        switch (outcome)
+        {
+            case PlaceOutcome.AddressSpaceChanging:
+            case PlaceOutcome.OutOfMemory:
+            case PlaceOutcome.OutOfHugePages:
+                _blocktime?.Confirm(ticket);
+
+                ParkAgain(fault, outcome, retry);
+                return;
+            case PlaceOutcome.Placed:
+                // The thread did stand still: from the message to the zero page.
+                Count(Counter.ZeroFilled);
+                _blocktime?.Confirm(ticket);
+
+                break;
+            default:
+                // The page was there, or the thread was woken to look again: no stall of its own.
+                Count(Counter.AlreadyReceived);
+                _blocktime?.Cancel(ticket);
+
+                break;
+        }
+
+        _blocktime?.End(address, (nuint)block.PageSize.Bytes, _blocktime.Now());
+    }
+
+    private void ParkAgain(in Parked fault, PlaceOutcome outcome, bool retry)
+    {
+        long now = Now();
+        Parked parked = fault;
+        if (!retry)
+        {
+            Count(Counter.Parked);
+            parked = fault with { Since = now };
+            if (_parkedCount == 0)
+            {
+                _retryPause = FirstRetry;
+                _retryAt = now + FirstRetry;
+            }
+        }
+        else if (outcome == PlaceOutcome.OutOfHugePages && now - fault.Since > _placer.Deadline.TotalNanoseconds)
+        {
+            // Said aloud, and tried on: a pool that is filled again gives the thread its page.
+            _observer.OnUnservable(fault.Block, fault.Page << fault.Block.PageSize.Shift, outcome);
+            parked = fault with { Since = now };
+        }
+
+        Park(parked);
+    }
+
+    /// <summary>
+    /// A thread of another process, whose own descriptor maps the same memory. What is in the page cache is mapped
+    /// there; what is not was thrown away, and comes back as zeros through our own mapping.
+    /// </summary>
+    private PlaceOutcome SettleMirror(in Parked fault)
+    {
+        nuint length = (nuint)fault.Block.PageSize.Bytes;
+        if (!fault.Source.Map.TryFindAddress(fault.Block, out nuint start))
+        {
+            return PlaceOutcome.NotRegistered;
+        }
+
+        start += (nuint)(fault.Page << fault.Block.PageSize.Shift);
+        if (!fault.Minor)
+        {
+            PlaceOutcome outcome = _placer.ResolveReceived(fault.Block, fault.Page, minor: false);
+            return outcome == PlaceOutcome.NotRegistered ? PlaceOutcome.AddressSpaceChanging : outcome;
+        }
+
+        switch (fault.Source.Kernel.Continue(start, length, UffdPlaceFlags.None).Outcome)
+        {
+            case UffdOutcome.Done:
+                return PlaceOutcome.AlreadyPresent;
+            case UffdOutcome.AddressSpaceChanging:
+                return PlaceOutcome.AddressSpaceChanging;
+            case UffdOutcome.TargetGone:
+                return PlaceOutcome.TargetGone;
+            default:
+                _ = fault.Source.Kernel.Wake(start, length);
+                return PlaceOutcome.AlreadyPresent;
+        }
     }
 }

@@ -1,6 +1,10 @@
 namespace Postcopy.Uffd;
 
-/// <content>What cannot be done at once: parked zero-fills, requests without room, prefetches, a new link.</content>
+/// <content>
+/// What cannot be done at once: parked faults, requests without room, prefetches, a new link. The bitmaps alone say
+/// what is owed to the source (<see cref="RamBlock.Unsent"/>); the queues here are hints where to look, and a sweep
+/// over the bitmaps takes their place when they overflow. So nothing is lost, and nothing is sent twice on one link.
+/// </content>
 internal sealed unsafe partial class FaultReader
 {
     private const int ParkedCapacity = 1024;
@@ -10,61 +14,103 @@ internal sealed unsafe partial class FaultReader
     private const long LongestRequestRetry = 1_000_000;
     private const long DisconnectedRetry = 10_000_000;
 
+    // A length on the wire has 32 bits, and a request is answered as one piece: keep them moderate.
+    internal const long LongestRequest = 16 << 20;
+
+    // Requests of one turn before faults are read again.
+    private const int SendsPerTurn = 256;
+
     private readonly Parked[] _parked = new Parked[ParkedCapacity];
-    private readonly PageRequest[] _unsent = new PageRequest[UnsentCapacity];
+    private readonly (RamBlock Block, long Page)[] _unsent = new (RamBlock, long)[UnsentCapacity];
     private readonly RequestRing _prefetch = new(capacity: 256);
 
     private int _parkedCount;
     private bool _parkedOverflow;
-    private int _unsentCount;
     private long _retryPause;
+    private long _retryAt;
+
+    private int _unsentHead;
+    private int _unsentCount;
+    private int _sweepWanted;
+    private bool _sweeping;
+    private int _sweepBlock;
+    private long _sweepPage;
     private long _requestPause;
+    private long _requestAt;
+    private IPageRequester? _refusedBy;
 
     private IPageRequester? _requester;
     private int _resend;
-    private int _resendBlock;
-    private long _resendPage;
-    private bool _resending;
+    private int _sendsLeft;
 
-    private readonly record struct Parked(RamBlock Block, long Page, bool Minor, uint ThreadId, long ReadAt);
+    private readonly record struct Parked(FaultSource Source, RamBlock Block, long Page, bool Minor, uint ThreadId, long ReadAt, long Since)
+    {
+        internal bool IsSameFault(in Parked other) =>
+            Page == other.Page && ThreadId == other.ThreadId && Block == other.Block && Source == other.Source;
+    }
 
     /// <summary>The link to the source; null while it is down. Setting one sends everything that is open again.</summary>
     internal void SetRequester(IPageRequester? requester)
     {
-        Volatile.Write(ref _requester, requester);
         if (requester is not null)
         {
+            // Before the link itself: whoever sees the link sees that everything open is still to be sent on it.
             Volatile.Write(ref _resend, 1);
+        }
+
+        Volatile.Write(ref _requester, requester);
+        Kick();
+    }
+
+    /// <summary>
+    /// Another thread set the requested bits of these pages, and hands the duty to tell the source of them to the fault
+    /// thread, the only one that talks to the requester. Never waits.
+    /// </summary>
+    internal void Prefetch(RamBlock block, long firstPage, long pages)
+    {
+        _ = block.Unsent.SetRange(firstPage, pages);
+        int shift = block.PageSize.Shift;
+        if (!_prefetch.TryEnqueue(new PageRequest(block, firstPage << shift, pages << shift)))
+        {
+            Volatile.Write(ref _sweepWanted, 1);
         }
 
         Kick();
     }
 
-    /// <summary>Hands a request of another thread to the fault thread, the only one that talks to the requester.</summary>
-    internal bool TryPrefetch(in PageRequest request)
-    {
-        bool taken = _prefetch.TryEnqueue(request);
-        Kick();
-        return taken;
-    }
-
     /// <summary>Nanoseconds until something must be tried again; -1 when nothing waits.</summary>
     private long NextRetry()
     {
-        bool linked = Volatile.Read(ref _requester) is not null;
-        bool sending = linked && (_unsentCount > 0 || _resending || Volatile.Read(ref _resend) != 0 || _prefetch.HasItems);
-        return (_parkedCount > 0 || _parkedOverflow, sending) switch
+        long next = long.MaxValue;
+        if (_parkedCount > 0)
         {
-            (true, true) => Math.Min(_retryPause, _requestPause),
-            (true, false) => _retryPause,
-            (false, true) => _requestPause,
-            _ => -1,
-        };
+            next = _retryAt;
+        }
+
+        if (Volatile.Read(ref _requester) is { } requester &&
+            (_unsentCount > 0 || _sweeping || Volatile.Read(ref _sweepWanted) != 0 || Volatile.Read(ref _resend) != 0 || _prefetch.HasItems))
+        {
+            next = Math.Min(next, requester == _refusedBy ? _requestAt : 0);
+        }
+
+        return next == long.MaxValue ? -1 : Math.Max(0, next - Now());
     }
 
-    private void Park(RamBlock block, long page, bool minor, uint threadId, long readAt)
+    private bool IsParked(in Parked fault)
     {
-        Count(Counter.Parked);
+        for (int i = 0; i < _parkedCount; i++)
+        {
+            if (_parked[i].IsSameFault(fault))
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    private void Park(in Parked fault)
+    {
         if (_parkedCount == ParkedCapacity)
         {
             // The rest is woken once there is room, faults again and comes back here.
@@ -72,17 +118,13 @@ internal sealed unsafe partial class FaultReader
             return;
         }
 
-        if (_parkedCount == 0)
-        {
-            _retryPause = FirstRetry;
-        }
-
-        _parked[_parkedCount++] = new Parked(block, page, minor, threadId, readAt);
+        _parked[_parkedCount++] = fault;
     }
 
+    /// <summary>Only when it is time: messages that come in between must not turn the pauses into a spin.</summary>
     private void RetryParked()
     {
-        if (_parkedCount == 0)
+        if (_parkedCount == 0 || Now() < _retryAt)
         {
             return;
         }
@@ -91,11 +133,11 @@ internal sealed unsafe partial class FaultReader
         _parkedCount = 0;
         for (int i = 0; i < waiting; i++)
         {
-            Parked p = _parked[i];
-            Settle(p.Block, p.Page, p.Minor, p.ThreadId, p.ReadAt);
+            Settle(_parked[i], retry: true);
         }
 
-        _retryPause = _parkedCount == 0 ? FirstRetry : Math.Min(_retryPause * 2, LongestRetry);
+        _retryPause = Math.Min(_retryPause * 2, LongestRetry);
+        _retryAt = Now() + _retryPause;
         if (_parkedCount == 0 && _parkedOverflow)
         {
             _parkedOverflow = false;
@@ -116,134 +158,184 @@ internal sealed unsafe partial class FaultReader
         }
     }
 
-    private void Request(in PageRequest request)
+    /// <summary>A page that this thread marked requested just now.</summary>
+    private void Request(RamBlock block, long page)
     {
-        // Behind others that wait for room it waits too: order is the only fairness there is.
-        RequestOutcome outcome = _unsentCount > 0 ? RequestOutcome.Busy : Send(request);
-        if (outcome == RequestOutcome.Busy)
+        // Behind others that wait for room it waits too: order is the only fairness there is. Before a new link was
+        // told what is open it waits as well, or it would be part of that and be sent twice.
+        IPageRequester? requester = Volatile.Read(ref _requester);
+        if (requester is not null && Volatile.Read(ref _resend) == 0 && _unsentCount == 0)
         {
-            if (_unsentCount < UnsentCapacity)
+            // A duty left over from before a discard is done with this as well.
+            if (block.Unsent.Test(page))
             {
-                _unsent[_unsentCount++] = request;
+                _ = block.Unsent.TestAndClear(page);
             }
-            else
+
+            if (Send(requester, block, page, 1))
             {
-                // The bitmaps know what is open; a request that is sent twice is harmless, a lost one is not.
-                Volatile.Write(ref _resend, 1);
+                return;
             }
+        }
+
+        _ = block.Unsent.TestAndSet(page);
+        if (_unsentCount < UnsentCapacity)
+        {
+            _unsent[(_unsentHead + _unsentCount++) % UnsentCapacity] = (block, page);
+        }
+        else
+        {
+            Volatile.Write(ref _sweepWanted, 1);
         }
     }
 
-    private RequestOutcome Send(in PageRequest request)
+    private bool Send(IPageRequester requester, RamBlock block, long page, long pages)
     {
-        IPageRequester? requester = Volatile.Read(ref _requester);
-        RequestOutcome outcome = requester?.TryRequest(request) ?? RequestOutcome.Disconnected;
+        int shift = block.PageSize.Shift;
+        RequestOutcome outcome = requester.TryRequest(new PageRequest(block, page << shift, pages << shift));
         switch (outcome)
         {
             case RequestOutcome.Sent:
                 Count(Counter.Requests);
                 _requestPause = 0;
-                break;
+                _refusedBy = null;
+                return true;
             case RequestOutcome.Busy:
                 Count(Counter.RequesterBusy);
                 _requestPause = Math.Clamp(_requestPause * 2, FirstRetry, LongestRequestRetry);
                 break;
             default:
-                // Nobody said Pause yet: look again now and then, from the bitmaps.
+                // Nobody said Pause yet: look again now and then, and begin with everything that is open.
                 _requestPause = DisconnectedRetry;
-                _resending = true;
-                _resendBlock = 0;
-                _resendPage = 0;
+                Volatile.Write(ref _resend, 1);
                 break;
         }
 
-        return outcome;
+        _refusedBy = requester;
+        _requestAt = Now() + _requestPause;
+        return false;
     }
 
     private void SendWaiting()
     {
-        if (Volatile.Read(ref _requester) is null)
+        // The flag first, the link after it: a link that is seen here is at least as new as the flag (SetRequester).
+        if (Volatile.Read(ref _requester) is not { } before || (before == _refusedBy && Now() < _requestAt))
         {
             return;
         }
 
         if (Interlocked.Exchange(ref _resend, 0) != 0)
         {
-            // A new link: the bitmaps say what is open, the queue is part of that.
-            _unsentCount = 0;
-            _resending = true;
-            _resendBlock = 0;
-            _resendPage = 0;
+            IReadOnlyList<RamBlock> blocks = _registry.Blocks;
+            for (int i = 0; i < blocks.Count; i++)
+            {
+                blocks[i].MarkOpenRequestsUnsent();
+            }
+
+            Volatile.Write(ref _sweepWanted, 1);
         }
 
-        if (SendUnsent() && SendResend())
+        if (Volatile.Read(ref _requester) is { } requester && SendUnsent(requester) && SendSweep(requester))
         {
-            SendPrefetch();
+            SendPrefetch(requester);
         }
     }
 
-    private bool SendUnsent()
+    private bool SendUnsent(IPageRequester requester)
     {
-        int sent = 0;
-        while (sent < _unsentCount)
+        _sendsLeft = SendsPerTurn;
+        while (_unsentCount > 0)
         {
-            PageRequest request = _unsent[sent];
-            if (!request.Block.Received.AllSet(request.Block.PageSize.IndexOf(request.Offset), request.Length >> request.Block.PageSize.Shift) &&
-                Send(request) != RequestOutcome.Sent)
+            if (_sendsLeft-- <= 0)
             {
-                break;
-            }
-
-            sent++;
-        }
-
-        Array.Copy(_unsent, sent, _unsent, 0, _unsentCount - sent);
-        _unsentCount -= sent;
-        return _unsentCount == 0;
-    }
-
-    private bool SendResend()
-    {
-        IReadOnlyList<RamBlock> blocks = _registry.Blocks;
-        while (_resending)
-        {
-            if (_resendBlock == blocks.Count)
-            {
-                _resending = false;
-                break;
-            }
-
-            RamBlock block = blocks[_resendBlock];
-            if (!block.TryFindOpenRequest(_resendPage, out long page))
-            {
-                _resendBlock++;
-                _resendPage = 0;
-                continue;
-            }
-
-            // The cursor moves first: a link that is down sets it back to the start.
-            _resendPage = page + 1;
-            RequestOutcome outcome = Send(new PageRequest(block, page << block.PageSize.Shift, block.PageSize.Bytes));
-            if (outcome != RequestOutcome.Sent)
-            {
-                _resendPage = outcome == RequestOutcome.Busy ? page : 0;
                 return false;
             }
+
+            (RamBlock block, long page) = _unsent[_unsentHead];
+            if (block.TryTakeUnsent(page) && !Send(requester, block, page, 1))
+            {
+                _ = block.Unsent.TestAndSet(page);
+                return false;
+            }
+
+            _unsentHead = (_unsentHead + 1) % UnsentCapacity;
+            _unsentCount--;
         }
 
         return true;
     }
 
-    private void SendPrefetch()
+    private bool SendSweep(IPageRequester requester)
+    {
+        IReadOnlyList<RamBlock> blocks = _registry.Blocks;
+        while (true)
+        {
+            if (!_sweeping)
+            {
+                if (Interlocked.Exchange(ref _sweepWanted, 0) == 0)
+                {
+                    return true;
+                }
+
+                _sweeping = true;
+                _sweepBlock = 0;
+                _sweepPage = 0;
+            }
+
+            for (; _sweepBlock < blocks.Count; _sweepBlock++, _sweepPage = 0)
+            {
+                if (!SendRuns(requester, blocks[_sweepBlock], ref _sweepPage, blocks[_sweepBlock].PageCount))
+                {
+                    return false;
+                }
+            }
+
+            _sweeping = false;
+        }
+    }
+
+    private void SendPrefetch(IPageRequester requester)
     {
         while (_prefetch.TryPeek(out PageRequest request))
         {
-            if (Send(request) != RequestOutcome.Sent)
+            RamBlock block = request.Block;
+            long page = block.PageSize.IndexOf(request.Offset);
+            if (!SendRuns(requester, block, ref page, page + (request.Length >> block.PageSize.Shift)))
             {
                 return;
             }
 
             _prefetch.Drop();
         }
+    }
+
+    /// <summary>Sends what is owed in [page, end) of a block, neighbours together; false when the link took no more.</summary>
+    private bool SendRuns(IPageRequester requester, RamBlock block, ref long page, long end)
+    {
+        long most = Math.Max(1, LongestRequest >> block.PageSize.Shift);
+        while (page < end && block.TryFindUnsent(page, out long first) && first < end)
+        {
+            if (_sendsLeft-- <= 0)
+            {
+                return false;
+            }
+
+            long pages = 0;
+            while (pages < most && first + pages < end && block.TryTakeUnsent(first + pages))
+            {
+                pages++;
+            }
+
+            page = first;
+            if (pages > 0 && !Send(requester, block, first, pages))
+            {
+                _ = block.Unsent.SetRange(first, pages);
+                return false;
+            }
+
+            page = first + Math.Max(1, pages);
+        }
+
+        return true;
     }
 }

@@ -28,6 +28,9 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private readonly Libc.PollFd* _poll;
     private readonly Thread _thread;
 
+    // Reads of one descriptor before the others and the waiting requests get their turn (hazard H38).
+    private const int ReadsPerTurn = 16;
+
     private FaultSource[] _sources = [];
 
     // When poll returned: what lies between it and the read is the reader's own delay.
@@ -37,6 +40,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     internal FaultReader(FaultReaderOptions options, PostcopyPlacer placer, BlocktimeTracker? blocktime, RamBlockRegistry registry,
         LayoutGate? gate, IFaultObserver observer)
     {
+        options.Validate();
         _options = options;
         _placer = placer;
         _blocktime = blocktime;
@@ -78,6 +82,9 @@ internal sealed unsafe partial class FaultReader : IDisposable
         RequesterBusy = _counters.Sum((int)Counter.RequesterBusy),
     };
 
+    /// <summary>The clock of retries.</summary>
+    internal TimeProvider Clock { get; init; } = TimeProvider.System;
+
     internal void AddSource(FaultSource source)
     {
         if (_sources.Length == MaxSources)
@@ -100,8 +107,14 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
     internal void Kick() => _kick.Signal();
 
+    /// <exception cref="InvalidOperationException">The caller is the fault thread, out of a page requester.</exception>
     internal void Stop()
     {
+        if (Thread.CurrentThread == _thread)
+        {
+            throw new InvalidOperationException("The fault thread cannot wait for its own end: a page requester must not end or close the destination.");
+        }
+
         Volatile.Write(ref _stop, true);
         Kick();
         if (_thread.IsAlive)
@@ -112,12 +125,29 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
     public void Dispose()
     {
+        // The counters stay readable; their finalizer frees them.
         Stop();
         NativeMemory.Free(_messages);
         NativeMemory.Free(_poll);
         _kick.Dispose();
-        _counters.Dispose();
     }
+
+    /// <summary>One turn of the loop without waiting: what tests drive with a simulated kernel.</summary>
+    internal void Turn()
+    {
+        foreach (FaultSource source in Volatile.Read(ref _sources))
+        {
+            ReadAll(source);
+        }
+
+        RetryParked();
+        SendWaiting();
+    }
+
+    /// <summary>How long the loop would wait now: nanoseconds, -1 for ever. For tests.</summary>
+    internal long Patience => NextRetry();
+
+    private long Now() => Clock.GetTimestamp() * (1_000_000_000 / Clock.TimestampFrequency);
 
     private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);
 
@@ -196,7 +226,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private void ReadAll(FaultSource source)
     {
         Span<UffdMessage> batch = new(_messages, _options.BatchSize);
-        while (!Volatile.Read(ref _stop))
+        for (int reads = 0; reads < ReadsPerTurn && !Volatile.Read(ref _stop); reads++)
         {
             // With events on, no placement may fall between reading one and acting on it.
             _gate?.EnterExclusive();
@@ -205,10 +235,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
             try
             {
                 count = source.Kernel.Read(batch, out outcome);
-                if (_gate is not null)
-                {
-                    ApplyEvents(source, batch[..count]);
-                }
+                ApplyEvents(source, batch[..count]);
             }
             finally
             {
@@ -229,6 +256,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
                 }
             }
 
+            PauseInStorm();
             if (count < batch.Length)
             {
                 return;

@@ -14,4 +14,12 @@ public sealed record FaultReaderOptions
 
     /// <summary>Messages read by one system call, 1 to 1024.</summary>
     public int BatchSize { get; init; } = 64;
+
+    internal void Validate()
+    {
+        if (BatchSize is < 1 or > 1024)
+        {
+            throw new ArgumentOutOfRangeException(nameof(BatchSize), BatchSize, "The fault thread reads 1 to 1024 messages by one system call.");
+        }
+    }
 }

@@ -24,8 +24,15 @@ internal sealed unsafe class WakeEvent : IDisposable
     internal void Signal()
     {
         ulong one = 1;
-        // SAFETY: eight bytes of a local. A full counter (EAGAIN) is a signal that is not read yet: as good.
-        _ = Libc.write(_handle, &one, sizeof(ulong));
+        try
+        {
+            // SAFETY: eight bytes of a local. A full counter (EAGAIN) is a signal that is not read yet: as good.
+            _ = Libc.write(_handle, &one, sizeof(ulong));
+        }
+        catch (ObjectDisposedException)
+        {
+            // A placer that was just committing when its destination was closed: nobody is left to be woken.
+        }
     }
 
     internal void Drain()

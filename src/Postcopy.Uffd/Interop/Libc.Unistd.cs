@@ -14,6 +14,11 @@ internal static partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static unsafe partial nint pread(SafeHandle fd, void* buffer, nuint count, long offset);
 
+    internal const int SEEK_DATA = 3;
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial long lseek(SafeHandle fd, long offset, int whence);
+
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int close(nint fd);
 

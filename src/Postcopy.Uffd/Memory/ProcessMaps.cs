@@ -14,6 +14,9 @@ internal static class ProcessMaps
         /// <summary>True for hugetlb memory (flag <c>ht</c>).</summary>
         internal bool IsHugetlb => Flags.Contains(" ht", StringComparison.Ordinal);
 
+        /// <summary>True when transparent huge pages are switched off for it (flag <c>nh</c>).</summary>
+        internal bool RefusesHugePages => Flags.Contains(" nh", StringComparison.Ordinal);
+
         /// <summary>True when a userfaultfd has it for missing faults (flag <c>um</c>).</summary>
         internal bool IsRegisteredMissing => Flags.Contains(" um", StringComparison.Ordinal);
     }
@@ -62,6 +65,9 @@ internal static class ProcessMaps
 
         return found;
     }
+
+    /// <summary>All mappings of the process.</summary>
+    internal static List<Mapping> All(bool withFlags) => Overlapping(new AddressRange(0, nuint.MaxValue), withFlags);
 
     internal static int CountMappings() => File.ReadLines("/proc/self/maps").Count();
 

@@ -138,6 +138,9 @@ public sealed class HostPageAssembler : IDisposable
         result = _allZero
             ? _placer.PlaceZero(block, _pageStart, _filled)
             : _placer.Place(block, _pageStart, _buffer, _filled);
+
+        // The finalizer unmaps the buffer that the kernel was just copying from.
+        GC.KeepAlive(this);
         return AssemblyOutcome.Placed;
     }
 

@@ -28,7 +28,7 @@ public enum PlaceOutcome
     NotRegistered,
 
     /// <summary>
-    /// The pool of huge pages is exhausted: the kernel says "already present" for a page that is not there (hazard
+    /// The pool of huge pages was exhausted until the deadline: the kernel says "already present" for a page that is not there (hazard
     /// H7). Reserve pages (vm.nr_hugepages) and place it again.
     /// </summary>
     OutOfHugePages,

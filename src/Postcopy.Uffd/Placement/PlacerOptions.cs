@@ -4,8 +4,8 @@ namespace Postcopy.Uffd;
 public sealed record PlacerOptions
 {
     /// <summary>
-    /// How long a placement waits for an address space that is changing, or for memory, before it gives the page back
-    /// to the caller; the default is 10 s. It pauses between tries and never spins.
+    /// How long a placement waits for an address space that is changing, for memory or for a huge page, before it gives
+    /// the page back to the caller; the default is 10 s. It pauses between tries and never spins.
     /// </summary>
     public TimeSpan Deadline { get; init; } = TimeSpan.FromSeconds(10);
 

@@ -13,7 +13,11 @@ public sealed partial class PostcopyPlacer
     /// <param name="block">The block.</param>
     /// <param name="page">The page.</param>
     /// <param name="minor">The message said that the page is in the page cache.</param>
-    /// <returns>Placed when zeros were put in; AlreadyPresent when it was there; else what stands in the way.</returns>
+    /// <remarks>Ends no stall: the fault thread does, which alone knows of which it told the tracker.</remarks>
+    /// <returns>
+    /// Placed when zeros were put in; AlreadyPresent when it was there or the thread was woken to fault anew;
+    /// AddressSpaceChanging, OutOfMemory and OutOfHugePages when it must be tried again later.
+    /// </returns>
     internal PlaceOutcome ResolveReceived(RamBlock block, long page, bool minor)
     {
         if (block.Primary is not { } mapping)
@@ -23,45 +27,21 @@ public sealed partial class PostcopyPlacer
 
         long start = page << block.PageSize.Shift;
         long stretch = block.Claims.StretchOf(start);
-        nuint address = mapping.Address + (nuint)start;
-        nuint length = (nuint)block.PageSize.Bytes;
         if (!block.Claims.TryAcquireShared(stretch))
         {
-            // A discard is under way; the thread faults again and then finds the page missing.
-            _ = mapping.Kernel.Wake(address, length);
-            return PlaceOutcome.AlreadyPresent;
+            // A discard is under way, perhaps waiting for a lease: a wake now would only make the thread spin.
+            return PlaceOutcome.AddressSpaceChanging;
         }
 
         try
         {
             if (!block.Received.Test(page))
             {
-                _ = mapping.Kernel.Wake(address, length);
+                block.WakeEverywhere(start, block.PageSize.Bytes);
                 return PlaceOutcome.AlreadyPresent;
             }
 
-            UffdResult kernel = Apply(mapping, start, ZeroSource.Address, (long)length, minor ? Kind.PageCache : Kind.Zero);
-            switch (kernel.Outcome)
-            {
-                case UffdOutcome.Done:
-                    _ = Commit(block, start, (long)length, _blocktime?.Now() ?? 0);
-                    Count(Counter.Operations);
-                    Count(minor ? Counter.ContinuedBytes : Counter.ZeroBytes, (long)length);
-                    return PlaceOutcome.Placed;
-                case UffdOutcome.AlreadyPresent:
-                    return AlreadyPresent(block, mapping, start, kernel).Outcome;
-                case UffdOutcome.AddressSpaceChanging:
-                    return PlaceOutcome.AddressSpaceChanging;
-                case UffdOutcome.OutOfMemory:
-                    return PlaceOutcome.OutOfMemory;
-                case UffdOutcome.TargetGone:
-                    return PlaceOutcome.TargetGone;
-                case UffdOutcome.NotRegistered:
-                    return PlaceOutcome.NotRegistered;
-                default:
-                    _ = mapping.Kernel.Wake(address, length);
-                    return PlaceOutcome.Unexpected;
-            }
+            return ResolveClaimed(block, mapping, start, minor);
         }
         finally
         {
@@ -69,40 +49,85 @@ public sealed partial class PostcopyPlacer
         }
     }
 
-    private Step AlreadyPresent(RamBlock block, BlockMapping mapping, long start, UffdResult kernel)
+    private PlaceOutcome ResolveClaimed(RamBlock block, BlockMapping mapping, long start, bool minor)
+    {
+        long length = block.PageSize.Bytes;
+        Kind kind = minor ? Kind.PageCache : Kind.Zero;
+        if (!minor && block.PageSize != PageSize.Host && mapping.Kernel.IsPresent(mapping.Address + (nuint)start))
+        {
+            // COPY of a huge page copies first and says "present" after: milliseconds, or seconds for 1 GiB.
+            block.WakeEverywhere(start, length);
+            return PlaceOutcome.AlreadyPresent;
+        }
+
+        UffdResult kernel = Apply(block, mapping, start, ZeroSource.Address, length, kind);
+        switch (kernel.Outcome)
+        {
+            case UffdOutcome.Done:
+                _ = Commit(block, start, length, wokenAt: null);
+                Count(Counter.Operations);
+                Count(minor ? Counter.ContinuedBytes : Counter.ZeroBytes, length);
+                return PlaceOutcome.Placed;
+            case UffdOutcome.AlreadyPresent:
+                return AlreadyPresent(block, mapping, start, kernel, endStalls: false).Outcome;
+            case UffdOutcome.AddressSpaceChanging:
+                return PlaceOutcome.AddressSpaceChanging;
+            case UffdOutcome.OutOfMemory:
+                return PlaceOutcome.OutOfMemory;
+            case UffdOutcome.TargetGone:
+                return PlaceOutcome.TargetGone;
+            default:
+                // Unmapped, moved, or gone from the page cache: the thread touches it again and learns what it is now.
+                block.WakeEverywhere(start, length);
+                return kernel.Outcome == UffdOutcome.NotRegistered ? PlaceOutcome.NotRegistered : PlaceOutcome.Unexpected;
+        }
+    }
+
+    private Step AlreadyPresent(RamBlock block, BlockMapping mapping, long start, UffdResult kernel, bool endStalls = true)
     {
         nuint address = mapping.Address + (nuint)start;
         long length = block.PageSize.Bytes;
-        if (!Confirm(block, mapping, address, (nuint)length))
+        PlaceOutcome confirmed = Confirm(block, mapping, address, (nuint)length);
+        if (confirmed != PlaceOutcome.AlreadyPresent)
         {
-            return new Step(start, PlaceOutcome.OutOfHugePages, 0, kernel);
+            return new Step(start, confirmed, 0, kernel);
         }
 
         UffdResult woken = mapping.Kernel.Wake(address, (nuint)length);
         long wokenAt = _blocktime?.Now() ?? 0;
-        long placed = Commit(block, start, length, wokenAt);
+        long placed = Commit(block, start, length, endStalls ? wokenAt : null);
         Count(Counter.AlreadyPresentPages);
         return new Step(start + length, PlaceOutcome.AlreadyPresent, placed, woken);
     }
 
-    private static bool Confirm(RamBlock block, BlockMapping mapping, nuint address, nuint length)
+    private static PlaceOutcome Confirm(RamBlock block, BlockMapping mapping, nuint address, nuint length)
     {
+        bool small = block.PageSize == PageSize.Host;
         if (block.IsShared && mapping.HasMinor)
         {
             // In the page cache, perhaps not mapped here: CONTINUE maps it, or says that there is nothing to map.
-            UffdResult result = mapping.Kernel.Continue(address, length, UffdPlaceFlags.None);
-            return result.Outcome is UffdOutcome.Done or UffdOutcome.Partial or UffdOutcome.AlreadyPresent;
+            return mapping.Kernel.Continue(address, length, UffdPlaceFlags.None).Outcome switch
+            {
+                UffdOutcome.Done or UffdOutcome.Partial or UffdOutcome.AlreadyPresent => PlaceOutcome.AlreadyPresent,
+                UffdOutcome.NotInPageCache when !small => PlaceOutcome.OutOfHugePages,
+                // Small pages cannot run out of a pool: somebody punched a hole in between, and the next try places.
+                UffdOutcome.NotInPageCache or UffdOutcome.AddressSpaceChanging => PlaceOutcome.AddressSpaceChanging,
+                UffdOutcome.OutOfMemory => PlaceOutcome.OutOfMemory,
+                UffdOutcome.NotRegistered => PlaceOutcome.NotRegistered,
+                UffdOutcome.TargetGone => PlaceOutcome.TargetGone,
+                _ => PlaceOutcome.Unexpected,
+            };
         }
 
         // A shared page in the page cache need not be in our page tables, and small pages cannot run out of a pool.
-        bool canLie = block.PageSize != PageSize.Host;
-        return !canLie || mapping.Kernel.IsPresent(address);
+        return small || mapping.Kernel.IsPresent(address) ? PlaceOutcome.AlreadyPresent : PlaceOutcome.OutOfHugePages;
     }
 
     private PlaceResult PoisonMissing(RamBlock block, BlockMapping mapping)
     {
         int shift = block.PageSize.Shift;
         long poisoned = 0;
+        block.MayBePoisoned = true;
         BackOff wait = default;
         long since = 0;
         for (long page = 0; block.Received.TryFindNextClearRun(page, block.PageCount, out long first, out long pages);)
@@ -113,6 +138,11 @@ public sealed partial class PostcopyPlacer
             {
                 case UffdOutcome.Done:
                 case UffdOutcome.Partial:
+                    foreach (BlockMapping mirror in block.Mirrors)
+                    {
+                        _ = mirror.Kernel.Poison(mirror.Address + (nuint)(first << shift), (nuint)kernel.Bytes, UffdPlaceFlags.None);
+                    }
+
                     poisoned += kernel.Bytes >> shift;
                     page = first + (kernel.Bytes >> shift);
                     break;

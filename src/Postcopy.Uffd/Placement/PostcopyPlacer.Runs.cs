@@ -27,10 +27,15 @@ public sealed partial class PostcopyPlacer
             Step step = ClaimedStep(block, at, end, kind, from);
             at = step.Next;
             placed += step.Placed;
+            if (step.Outcome <= PlaceOutcome.AlreadyPresent)
+            {
+                since = 0;
+                wait = default;
+            }
+
             switch (step.Outcome)
             {
                 case PlaceOutcome.Placed:
-                    since = 0;
                     break;
                 case PlaceOutcome.AlreadyReceived:
                     received = true;
@@ -38,7 +43,7 @@ public sealed partial class PostcopyPlacer
                 case PlaceOutcome.AlreadyPresent:
                     present = true;
                     break;
-                case PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory when !Expired(ref since):
+                case var _ when MayPass(step.Outcome) && !Expired(ref since):
                     // Nothing announces the end of a change; the claims are given back meanwhile, and the received
                     // bits are looked at again before the next try (hazards H3, H4).
                     Count(Counter.Pauses);
@@ -54,6 +59,17 @@ public sealed partial class PostcopyPlacer
             : PlaceOutcome.Placed;
         return new PlaceResult(outcome, end, placed, default);
     }
+
+    /// <summary>
+    /// What another try can cure. "Out of huge pages" passes when another placer is just copying the same page; "not
+    /// registered" passes while events are followed, because the one that explains it may not be read yet.
+    /// </summary>
+    private bool MayPass(PlaceOutcome outcome) => outcome switch
+    {
+        PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory or PlaceOutcome.OutOfHugePages => true,
+        PlaceOutcome.NotRegistered => Gate is not null,
+        _ => false,
+    };
 
     private bool Expired(ref long since)
     {
@@ -113,7 +129,7 @@ public sealed partial class PostcopyPlacer
         }
 
         long calledAt = _blocktime?.Now() ?? long.MaxValue;
-        UffdResult kernel = Apply(mapping, start, source, length, kind);
+        UffdResult kernel = Apply(block, mapping, start, source, length, kind);
         switch (kernel.Outcome)
         {
             case UffdOutcome.Done:
@@ -139,12 +155,12 @@ public sealed partial class PostcopyPlacer
         }
     }
 
-    private static UffdResult Apply(BlockMapping mapping, long start, nuint source, long length, Kind kind)
+    private static UffdResult Apply(RamBlock block, BlockMapping mapping, long start, nuint source, long length, Kind kind)
     {
         nuint destination = mapping.Address + (nuint)start;
         return kind switch
         {
-            Kind.Zero when mapping.Supports(UffdOperations.Zeropage) => mapping.Kernel.Zeropage(destination, (nuint)length, UffdPlaceFlags.None),
+            Kind.Zero when mapping.Supports(UffdOperations.Zeropage) && !block.MayBePoisoned => mapping.Kernel.Zeropage(destination, (nuint)length, UffdPlaceFlags.None),
             Kind.Zero => mapping.Kernel.Copy(destination, source, (nuint)Math.Min(length, ZeroSource.Bytes), UffdPlaceFlags.None),
             Kind.PageCache => mapping.Kernel.Continue(destination, (nuint)length, UffdPlaceFlags.None),
             _ => mapping.Kernel.Copy(destination, source, (nuint)length, UffdPlaceFlags.None),
@@ -158,6 +174,11 @@ public sealed partial class PostcopyPlacer
         // The kernel stops between pages of its own; whole pages of the block are what counts, and for huge pages
         // it never stops inside one.
         long bytes = kernel.Bytes & ~(block.PageSize.Bytes - 1);
+        if (bytes == 0)
+        {
+            return new Step(start, PlaceOutcome.Unexpected, 0, kernel);
+        }
+
         long placed = Commit(block, start, bytes, wokenAt, calledAt);
         Count(Counter.Operations);
         Count(kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes }, bytes);
@@ -169,30 +190,37 @@ public sealed partial class PostcopyPlacer
         return new Step(start + bytes, PlaceOutcome.Placed, placed, kernel);
     }
 
-    /// <summary>The pages are in the guest's memory: mirrors, received, then whoever waits.</summary>
+    /// <summary>
+    /// The pages are in the guest's memory: received, mirrors, then whoever waits. A thread of a mirror that faults
+    /// before "received" is set waits, and the wake that comes after finds it; one that faults later is served by the
+    /// fault thread. The other way round it could fall between the two.
+    /// </summary>
     /// <param name="block">The block.</param>
     /// <param name="start">Offset of the first page.</param>
     /// <param name="bytes">Whole pages.</param>
-    /// <param name="wokenAt">When their waiters were woken.</param>
+    /// <param name="wokenAt">When their waiters were woken; null when the caller ends their stalls.</param>
     /// <param name="calledAt">Before the ioctl, when that is known: how late the stamp can be.</param>
-    private long Commit(RamBlock block, long start, long bytes, long wokenAt, long calledAt = long.MaxValue)
+    private long Commit(RamBlock block, long start, long bytes, long? wokenAt, long calledAt = long.MaxValue)
     {
-        foreach (BlockMapping mirror in block.Mirrors)
-        {
-            MapMirror(mirror, start, bytes);
-        }
-
         int shift = block.PageSize.Shift;
         long page = start >> shift;
         long pages = bytes >> shift;
 
         // A full fence between "received" and the look at "requested"; the partner is FaultReader.ServeMissing.
         long changed = block.MarkReceived(page, pages);
+        foreach (BlockMapping mirror in block.Mirrors)
+        {
+            MapMirror(mirror, start, bytes);
+        }
+
         bool awaited = pages == 1 ? block.Requested.Test(page) : block.Requested.AnySet(page, pages);
         if (awaited)
         {
             Count(Counter.AwaitedPlacements);
-            _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, wokenAt, calledAt);
+            if (wokenAt is { } at)
+            {
+                _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, at, calledAt);
+            }
         }
 
         Observer?.OnPlaced(block, awaited);

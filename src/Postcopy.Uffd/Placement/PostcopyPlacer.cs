@@ -75,6 +75,8 @@ public sealed partial class PostcopyPlacer : IDisposable
 
     internal IPlacementObserver? Observer { get; set; }
 
+    internal TimeSpan Deadline => _options.Deadline;
+
     /// <summary>Places pages from a buffer and wakes their waiters.</summary>
     /// <param name="block">An attached block.</param>
     /// <param name="offset">Bytes from its start, page-aligned.</param>
@@ -131,8 +133,7 @@ public sealed partial class PostcopyPlacer : IDisposable
     {
         (long first, long pages) = CheckPrecopy(block, offset, length);
 
-        // Fresh memory of our own is zero already and stays without backing; anything else is overwritten.
-        if (block.Memory is null || block.Received.AnySet(first, pages))
+        if (!IsZeroAlready(block, offset, length))
         {
             _ = Libc.memset(block.HostAddress + (nuint)offset, 0, (nuint)length);
         }
@@ -159,6 +160,31 @@ public sealed partial class PostcopyPlacer : IDisposable
 
     /// <summary>Frees the counters; no placement may be under way.</summary>
     public void Dispose() => _counters.Dispose();
+
+    /// <summary>
+    /// Zeros that are there already get no backing: most of a fresh guest is zero. The host may have written before
+    /// (firmware, an earlier pass), so only the memory itself can tell. Reading a hole of a memfd would fill it: ask the file.
+    /// </summary>
+    private static bool IsZeroAlready(RamBlock block, long offset, long length)
+    {
+        nuint address = block.HostAddress + (nuint)offset;
+        if (block.Memory is { Kind: GuestMemoryKind.Memfd, File: { } file } memory)
+        {
+            long position = (long)(address - memory.Address);
+            long data = Libc.lseek(file, position, Libc.SEEK_DATA);
+            return data < 0 ? System.Runtime.InteropServices.Marshal.GetLastPInvokeError() == Errno.ENXIO : data >= position + length;
+        }
+
+        for (long done = 0; done < length; done += ZeroSource.Bytes)
+        {
+            if (Libc.memcmp(address + (nuint)done, ZeroSource.Address, (nuint)Math.Min(length - done, ZeroSource.Bytes)) != 0)
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
 
     private static (long FirstPage, long Pages) CheckPrecopy(RamBlock block, long offset, long length)
     {

@@ -120,21 +120,24 @@ public sealed class StagingWindow : IDisposable
             }
 
             int i = from + found;
+            from = i + 1;
             if (TryTake(i))
             {
                 // The window may have been refilled since the look: what is taken is looked at again.
-                bool placed = _pages[i] == page && _blocks[i] == block && _placer.TryPlaceStaged(block, page, _sources[i]);
+                bool mine = _pages[i] == page && _blocks[i] == block;
+                bool placed = mine && _placer.TryPlaceStaged(block, page, _sources[i]);
                 Volatile.Write(ref _states[i], placed ? Done : Staged);
-                return placed;
+                if (mine)
+                {
+                    return placed;
+                }
             }
-
-            if (Volatile.Read(ref _states[i]) >= Taken)
+            else if (Volatile.Read(ref _states[i]) == Taken && _pages[i] == page && Volatile.Read(ref _blocks[i]) == block)
             {
-                // The channel's thread has it in hand: its commit comes after our "requested" and ends the stall.
+                // The channel's thread has it in hand: its commit comes after our "requested" and ends the stall. The
+                // state is read before the fields, which change only after a flush: the entry was this page's.
                 return true;
             }
-
-            from = i + 1;
         }
 
         return false;

@@ -22,6 +22,22 @@ internal sealed class AddressMap
 
     internal IReadOnlyList<Entry> Entries => _entries;
 
+    /// <summary>Where a block is mapped here.</summary>
+    internal bool TryFindAddress(RamBlock block, out nuint address)
+    {
+        foreach (ref readonly Entry entry in _entries.AsSpan())
+        {
+            if (entry.Block == block)
+            {
+                address = entry.Range.Start;
+                return true;
+            }
+        }
+
+        address = 0;
+        return false;
+    }
+
     internal bool TryFind(nuint address, out RamBlock? block, out long offset)
     {
         nuint[] starts = _starts;

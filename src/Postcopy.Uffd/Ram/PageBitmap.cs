@@ -174,7 +174,10 @@ public sealed unsafe partial class PageBitmap : IDisposable
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Clears a range, and in <paramref name="other"/> the bits that were set here.</summary>
+    /// <summary>
+    /// Clears a range, and in <paramref name="other"/> the bits that were set here. Those of <paramref name="other"/> go
+    /// first: whoever finds a bit clear here finds it clear there as well.
+    /// </summary>
     /// <returns>How many were set here.</returns>
     internal long ClearRangeInto(long start, long count, PageBitmap other)
     {
@@ -183,18 +186,27 @@ public sealed unsafe partial class PageBitmap : IDisposable
         for (long i = start, end = start + count; i < end;)
         {
             ulong mask = RangeMask(i, end, out long next);
-            ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
-            if (set != 0)
+            ulong seen = mask & Volatile.Read(ref _words[i / BitsPerWord]);
+            if (seen != 0)
             {
-                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
-                changed += BitOperations.PopCount(set);
+                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~seen);
             }
 
+            ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
+            if ((set & ~seen) != 0)
+            {
+                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
+            }
+
+            changed += BitOperations.PopCount(set);
             i = next;
         }
 
         return changed;
     }
+
+    /// <summary>Sets bits of one word. A full fence.</summary>
+    internal void OrWord(long wordIndex, ulong bits) => _ = Interlocked.Or(ref _words[wordIndex], bits);
 
     /// <summary>One word of the bitmap, for scans that combine two bitmaps. An acquire read.</summary>
     internal ulong LoadWord(long wordIndex) => Volatile.Read(ref _words[wordIndex]);

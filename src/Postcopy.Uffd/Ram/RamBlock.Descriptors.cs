@@ -56,6 +56,20 @@ public sealed partial class RamBlock
         Volatile.Write(ref _mirrors, [.. _mirrors, new BlockMapping(kernel, address, modes, UffdOperations.None)]);
     }
 
+    /// <summary>Whoever waits in the range, under whatever descriptor, touches its page again.</summary>
+    internal void WakeEverywhere(long offset, long length)
+    {
+        if (Primary is { } primary)
+        {
+            _ = primary.Kernel.Wake(primary.Address + (nuint)offset, (nuint)length);
+        }
+
+        foreach (BlockMapping mirror in Mirrors)
+        {
+            _ = mirror.Kernel.Wake(mirror.Address + (nuint)offset, (nuint)length);
+        }
+    }
+
     internal void Detach()
     {
         Volatile.Write(ref _primary, null);

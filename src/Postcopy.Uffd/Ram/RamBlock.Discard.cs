@@ -16,7 +16,7 @@ public sealed partial class RamBlock
     private readonly Lock _discardLock = new();
 
     // Read by the fault thread without the lock: a REMOVE that we raise ourselves means missing, not zero (hazard H45).
-    private long _ownDiscardStart = -1;
+    private long _ownDiscardStart = long.MaxValue;
     private long _ownDiscardEnd = -1;
 
     /// <summary>
@@ -27,7 +27,8 @@ public sealed partial class RamBlock
     /// <exception cref="RamBlockException">A range is not acceptable; nothing was discarded.</exception>
     /// <exception cref="GuestMemoryException">The kernel refused.</exception>
     /// <remarks>
-    /// Waits for leases on the range and for placements under way in it. With <see cref="UffdFeatures.EventRemove"/>
+    /// Waits for leases on the range and for placements under way in it, so a thread that holds a lease on it must not
+    /// call this. With <see cref="UffdFeatures.EventRemove"/>
     /// on, the call waits until the fault thread has read the event, so it must not be made on the fault thread.
     /// </remarks>
     public void Discard(params ReadOnlySpan<PageRange> ranges)
@@ -82,23 +83,46 @@ public sealed partial class RamBlock
             ForgetPages(PageSize.IndexOf(start), (end - start) >> PageSize.Shift);
             Volatile.Write(ref _ownDiscardEnd, end);
             Volatile.Write(ref _ownDiscardStart, start);
-            int advice = IsShared ? Libc.MADV_REMOVE : Libc.MADV_DONTNEED;
-            while (Libc.madvise(HostAddress + (nuint)start, (nuint)(end - start), advice) != 0)
+            try
             {
-                int errno = Marshal.GetLastPInvokeError();
-                if (errno is not (Errno.EINTR or Errno.EAGAIN))
-                {
-                    throw new GuestMemoryException("madvise", errno,
-                        $"Discarding {end - start} bytes at offset {start} of RAM block '{Name}' failed with {Errno.Describe(errno)}: " +
-                        "EINVAL means locked memory (munlock it) or, for private huge pages, a kernel before 5.18.");
-                }
+                ThrowAway(start, end);
             }
+            finally
+            {
+                // madvise comes back when its event is read, which may be before the reader has looked whose it is:
+                // it does both under the gate, so passing through the gate waits for it (hazard H45).
+                if (Gate is { } gate)
+                {
+                    gate.EnterShared();
+                    gate.ExitShared();
+                }
+
+                Volatile.Write(ref _ownDiscardStart, long.MaxValue);
+                Volatile.Write(ref _ownDiscardEnd, -1);
+            }
+
+            // A fault that was read while the bits changed may have found "requested" from the page's first life and
+            // asked for nothing: its thread touches the page again, and finds both bits clear.
+            WakeEverywhere(start, end - start);
         }
         finally
         {
-            Volatile.Write(ref _ownDiscardStart, -1);
-            Volatile.Write(ref _ownDiscardEnd, -1);
             Claims.ReleaseExclusive(first, count);
+        }
+    }
+
+    private void ThrowAway(long start, long end)
+    {
+        int advice = IsShared ? Libc.MADV_REMOVE : Libc.MADV_DONTNEED;
+        while (Libc.madvise(HostAddress + (nuint)start, (nuint)(end - start), advice) != 0)
+        {
+            int errno = Marshal.GetLastPInvokeError();
+            if (errno is not (Errno.EINTR or Errno.EAGAIN))
+            {
+                throw new GuestMemoryException("madvise", errno,
+                    $"Discarding {end - start} bytes at offset {start} of RAM block '{Name}' failed with {Errno.Describe(errno)}: " +
+                    "EINVAL means locked memory (munlock it) or, for private huge pages, a kernel before 5.18.");
+            }
         }
     }
 

@@ -36,6 +36,7 @@ public sealed partial class RamBlock
         PageCount = usedLength >> pageSize.Shift;
         Received = new PageBitmap(PageCount);
         Requested = new PageBitmap(PageCount);
+        Unsent = new PageBitmap(PageCount);
         Claims = new StretchClaims(usedLength, pageSize);
         _missing = PageCount;
     }
@@ -72,6 +73,20 @@ public sealed partial class RamBlock
 
     /// <summary>Pages that some thread waits for or somebody asked for.</summary>
     public PageBitmap Requested { get; }
+
+    /// <summary>
+    /// Requested pages of which the source must still be told. Whoever sets "requested" owes the request, and either
+    /// sends it or sets the bit; the fault thread alone clears it, right before it sends. Queues only say where to look.
+    /// </summary>
+    internal PageBitmap Unsent { get; }
+
+    /// <summary>Keeps a discard from ending before its own event is applied; null unless events are followed.</summary>
+    internal LayoutGate? Gate { get; set; }
+
+    /// <summary>
+    /// True once missing pages were poisoned: ZEROPAGE says "already present" for such a page, only COPY heals it (hazard H47).
+    /// </summary>
+    internal bool MayBePoisoned { get; set; }
 
     /// <summary>Pages not received yet. Exact whenever no placement is under way.</summary>
     public long MissingPages => Volatile.Read(ref _missing);
@@ -127,6 +142,7 @@ public sealed partial class RamBlock
     /// <param name="length">Bytes.</param>
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the block.</exception>
     /// <exception cref="InvalidOperationException">A page of the range is missing; the message names the first.</exception>
+    /// <exception cref="GuestMemoryException">A page of the range is poisoned.</exception>
     public unsafe PresentLease LeasePresent(long offset, int length)
     {
         GuestAccess.CheckRange(offset, length, UsedLength, $"RAM block '{Name}'");
@@ -153,7 +169,15 @@ public sealed partial class RamBlock
 
         // "Received" can also mean thrown away by a balloon since, and zero from then on: such a page is absent, and
         // the fault thread gives it back as zeros when it is touched. Touch it here, in preemptive mode.
-        PopulateForReading(HostAddress + (nuint)(firstPage << PageSize.Shift), (nuint)(pages << PageSize.Shift));
+        try
+        {
+            PopulateForReading(HostAddress + (nuint)(firstPage << PageSize.Shift), (nuint)(pages << PageSize.Shift));
+        }
+        catch
+        {
+            ReleaseLease(first, count);
+            throw;
+        }
 
         // SAFETY: every page of the range is placed, and the shared claims keep Discard out until the lease ends.
         return new PresentLease(this, first, count, new ReadOnlySpan<byte>((void*)(HostAddress + (nuint)offset), length));
@@ -185,11 +209,37 @@ public sealed partial class RamBlock
     }
 
     /// <summary>Finds the next page that was asked for and is not received, at or after <paramref name="from"/>.</summary>
-    internal bool TryFindOpenRequest(long from, out long page)
+    internal bool TryFindOpenRequest(long from, out long page) => TryFindOpen(from, onlyUnsent: false, out page);
+
+    /// <summary>Finds the next page of which the source must be told, at or after <paramref name="from"/>.</summary>
+    internal bool TryFindUnsent(long from, out long page) => TryFindOpen(from, onlyUnsent: true, out page);
+
+    /// <summary>For the fault thread: takes the duty to tell the source of a page; false when there is none (any more).</summary>
+    internal bool TryTakeUnsent(long page) => Unsent.TestAndClear(page) && Requested.Test(page) && !Received.Test(page);
+
+    /// <summary>A new link knows nothing: everything that is open must be sent on it.</summary>
+    internal void MarkOpenRequestsUnsent()
+    {
+        for (long word = 0; word < Requested.WordCount; word++)
+        {
+            ulong open = Requested.LoadWord(word) & ~Received.LoadWord(word);
+            if (open != 0)
+            {
+                Unsent.OrWord(word, open);
+            }
+        }
+    }
+
+    private bool TryFindOpen(long from, bool onlyUnsent, out long page)
     {
         for (long word = from >> 6; word < Requested.WordCount; word++)
         {
             ulong open = Requested.LoadWord(word) & ~Received.LoadWord(word);
+            if (onlyUnsent)
+            {
+                open &= Unsent.LoadWord(word);
+            }
+
             if (word == from >> 6)
             {
                 open &= ulong.MaxValue << (int)(from & 63);
@@ -242,6 +292,7 @@ public sealed partial class RamBlock
     {
         Received.Dispose();
         Requested.Dispose();
+        Unsent.Dispose();
         Claims.Dispose();
     }
 }

@@ -143,6 +143,12 @@ public sealed class RamBlockRegistry : IDisposable
         }
 
         PageSize pageSize = spec.PageSize ?? spec.Memory?.PageSize ?? PageSize.Host;
+        if (pageSize.Bytes < PageSize.Host.Bytes)
+        {
+            throw new RamBlockException(spec.Name,
+                $"RAM block '{spec.Name}' is to have pages of {pageSize.Bytes} bytes; this host's pages have {PageSize.Host}, and nothing smaller can be placed.");
+        }
+
         (nuint address, long length) = Place(spec);
         if (length <= 0 || !pageSize.IsAligned(length))
         {
@@ -166,6 +172,13 @@ public sealed class RamBlockRegistry : IDisposable
         }
 
         bool shared = spec.Memory?.IsShared ?? IsSharedMapping(spec.Name!, range);
+        if (spec.Memory is null && pageSize != PageSize.Host && ProcessMaps.Overlapping(range, withFlags: true).Exists(m => !m.IsHugetlb))
+        {
+            // The kernel may stop a COPY between its own small pages: half a page would count as present.
+            throw new RamBlockException(spec.Name,
+                $"RAM block '{spec.Name}' is to have pages of {pageSize}, but {range} is not hugetlb memory; leave PageSize out.");
+        }
+
         return new RamBlock(spec.Name!, address, length, pageSize, spec.GuestPhysicalAddress, shared, spec.Memory);
     }
 
