@@ -123,7 +123,13 @@ internal sealed class LiveMigration : IAsyncDisposable
         Network.Dispose();
         _listener.Dispose();
         Assert.False(File.Exists(_path));
-        await Destination.CloseAsync(MissingPagePolicy.Poison);
+        await Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
+        if (Destination.Blocks.MissingBytes > 0)
+        {
+            // A touching thread may wait in it.
+            return;
+        }
+
         foreach (RamBlock block in Destination.Blocks.Blocks)
         {
             block.Memory?.Dispose();
