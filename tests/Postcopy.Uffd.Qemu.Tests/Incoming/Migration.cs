@@ -85,7 +85,7 @@ internal sealed class Migration : IAsyncDisposable
 
         await Source.DisposeAsync();
         await Incoming.DisposeAsync();
-        await Destination.CloseAsync(MissingPagePolicy.Poison);
+        await Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
         Directory.Delete(_folder, recursive: true);
     }
 

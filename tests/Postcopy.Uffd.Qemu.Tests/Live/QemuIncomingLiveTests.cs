@@ -50,9 +50,15 @@ public sealed class QemuIncomingLiveTests
         migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 50_000_000);
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
-        await migration.BrokenAsync(LiveMigration.Memory / 2);
+        if (!(newest && preempt))
+        {
+            // 11.1 looks at the answer to PING 0x42 between sections only, and one of huge pages is 128 MiB long: broken
+            // in it, it stays in postcopy-device (docs/qemu.md).
+            await migration.BrokenAsync(LiveMigration.Memory / 2);
+            migration.Resume();
+        }
+
         migration.Unlimit();
-        migration.Resume();
         await Task.WhenAll(touching);
         _ = await migration.CompletedAsync();
         Assert.Equal(2 << 20, migration.Ram.PageSize.Bytes);
@@ -69,9 +75,7 @@ public sealed class QemuIncomingLiveTests
         const int First = 256;
         const int Pages = 8192;
         QemuProcess.SkipUnlessThere(newest);
-        string boot = CounterGuest.WriteImage(newest);
-        using QemuProcess qemu = new($"-machine pc -m 128 -drive file={CounterGuest.Inside(boot)},format=raw,if=ide,snapshot=off", newest, stopped: false);
-        File.Delete(boot);
+        using QemuProcess qemu = new("-machine pc -m 128 -drive file=@DIR@/content,format=raw,if=ide", newest, stopped: false, CounterGuest.Image());
         await Migration.Until(() => BinaryPrimitives.ReadUInt32LittleEndian(qemu.SaveMemory(LiveMigration.LoadedAt, 4)) > 3);
         await using LiveMigration migration = new(qemu, preempt: preempt);
         migration.Begin(precopyBandwidth: 20_000_000, postcopyBandwidth: 40_000_000, switchAtOnce: false);
@@ -137,13 +141,9 @@ public sealed class QemuIncomingLiveTests
     internal static QemuProcess Stopped(string machine, bool newest)
     {
         QemuProcess.SkipUnlessThere(newest);
-        string content = CounterGuest.TemporaryFile(newest);
         byte[] bytes = new byte[96 << 20];
         new Random(1).NextBytes(bytes);
-        File.WriteAllBytes(content, bytes);
-        QemuProcess qemu = new($"{machine} -m 128 -device loader,file={CounterGuest.Inside(content)},addr={LiveMigration.LoadedAt},force-raw=on", newest);
-        File.Delete(content);
-        return qemu;
+        return new QemuProcess($"{machine} -m 128 -device loader,file=@DIR@/content,addr={LiveMigration.LoadedAt},force-raw=on", newest, content: bytes);
     }
 
     /// <summary>Between 640 KiB and 1 MiB the address space shows ROMs and not this block.</summary>

@@ -11,13 +11,19 @@ internal sealed class QemuProcess : IDisposable
     /// <param name="arguments">Of QEMU; @DIR@ is <see cref="Directory"/> as QEMU sees it.</param>
     /// <param name="newest">The one that eng/get-qemu has fetched.</param>
     /// <param name="stopped">The guest does not run.</param>
-    internal QemuProcess(string arguments, bool newest = false, bool stopped = true)
+    /// <param name="content">What @DIR@/content holds.</param>
+    internal QemuProcess(string arguments, bool newest = false, bool stopped = true, byte[]? content = null)
     {
         string root = newest ? NewestRoot : "";
         Directory = newest
             ? System.IO.Directory.CreateDirectory($"{root}/tmp/postcopy-{Guid.NewGuid().ToString("N")[..8]}").FullName
             : System.IO.Directory.CreateTempSubdirectory("postcopy-qemu-").FullName;
         Inside = Directory[root.Length..];
+        if (content is not null)
+        {
+            File.WriteAllBytes(Path.Combine(Directory, "content"), content);
+        }
+
         string command = $"{(stopped ? "-S " : "")}-display none -nodefaults -qmp unix:{Inside}/qmp,server=on,wait=off {arguments.Replace("@DIR@", Inside, StringComparison.Ordinal)}";
         _process = Process.Start(new ProcessStartInfo(newest ? "chroot" : Binary, newest ? $"{root} /usr/bin/{Binary} {command}" : command)
         {
@@ -51,7 +57,7 @@ internal sealed class QemuProcess : IDisposable
 
     internal QmpClient Monitor { get; }
 
-    internal static string NewestRoot =>
+    private static string NewestRoot =>
         Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? $"{Environment.GetEnvironmentVariable("HOME")}/.cache", "postcopy-uffd/qemu-sid");
 
     internal static void SkipUnlessThere(bool newest)
