@@ -13,7 +13,7 @@ internal sealed class DestinationBench : IDisposable
     {
         Requires.Userfaultfd();
         Mapping = shared ? RawMapping.Memfd(pages) : RawMapping.Anonymous(pages);
-        Destination = new PostcopyDestination((options ?? new PostcopyOptions()) with { Open = Requires.AnyKind });
+        Destination = new PostcopyDestination((options ?? new PostcopyOptions()) with { Open = Requires.AnyKind, Placer = new PlacerOptions { Deadline = TimeSpan.FromSeconds(2) } });
         Block = Destination.Blocks.Add(new RamBlockSpec { Name = "ram", HostAddress = Mapping.Address, UsedLength = (long)Mapping.Length });
         _watchdog = new Timer(_ => Destination.Uffd?.Dispose(), null, TimeSpan.FromSeconds(50), Timeout.InfiniteTimeSpan);
         if (listen)
@@ -85,10 +85,19 @@ internal sealed class DestinationBench : IDisposable
     public void Dispose()
     {
         _watchdog.Dispose();
-        // Closing the descriptor wakes every waiter.
-        Destination.Uffd?.Dispose();
+        bool served = Block.Primary is null || Destination.Placer.PlaceZero(Block, 0, Block.UsedLength).IsReceived;
+        if (!served)
+        {
+            // Closing the descriptor wakes every waiter.
+            Destination.Uffd?.Dispose();
+        }
+
         bool free = _threads.TrueForAll(t => t.Wait(Deadline.Default));
-        Destination.CloseAsync(MissingPagePolicy.Poison).AsTask().ContinueWith(_ => { }, TaskScheduler.Default).Wait(Deadline.Default);
+        if (served)
+        {
+            Destination.CloseAsync(MissingPagePolicy.Poison).AsTask().Wait(Deadline.Default);
+        }
+
         if (free)
         {
             Mapping.Dispose();
