@@ -157,6 +157,12 @@ public sealed partial class QemuSource
             while (!condition())
             {
                 ThrowIfEndedLocked(connection);
+                if (_shut is { } status)
+                {
+                    // Nothing follows a SHUT: what is waited for will not come any more.
+                    throw new MigrationStreamException(connection.ReturnPath.StreamOffset, "return path", "an answer before SHUT", $"SHUT {status}");
+                }
+
                 Monitor.Wait(_lock);
             }
         }

@@ -131,6 +131,8 @@ public sealed partial class QemuSource
 
     private void Switch(QemuStreamWriter writer)
     {
+        // The guest may still write, and its host mark pages, until this returns.
+        ReadOnlyMemory<byte> deviceSections = _options.StopGuest is { } stop ? stop() : _options.DeviceSections;
         lock (_lock)
         {
             _switched = true;
@@ -153,7 +155,7 @@ public sealed partial class QemuSource
             _state = _options.UsePointOfNoReturn && !_pointOfNoReturnPong ? QemuSourceState.PostcopyDevice : QemuSourceState.Active;
         }
 
-        writer.Package(_options.DeviceSections.Span, _options.UsePointOfNoReturn);
+        writer.Package(deviceSections.Span, _options.UsePointOfNoReturn);
         writer.Ping(QemuWire.PingAfterPackage);
         writer.Flush();
         lock (_lock)

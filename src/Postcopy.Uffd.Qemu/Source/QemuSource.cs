@@ -2,8 +2,8 @@ namespace Postcopy.Uffd.Qemu;
 
 /// <summary>
 /// The source side of QEMU's migration stream, for tests, samples and benchmarks: block list, optional precopy, discards,
-/// the device package, postcopy with requested pages first, the urgent channel, recovery. It has no guest to stop: whoever
-/// uses it does not change the memory after the switch.
+/// the device package, postcopy with requested pages first, the urgent channel, recovery. It has no guest itself: the
+/// host stops its guest in <see cref="QemuSourceOptions.StopGuest"/> and does not change the memory after the switch.
 /// </summary>
 /// <remarks>
 /// Implementation notes. The source's own thread sends on the main channel; one thread per connection reads the return path

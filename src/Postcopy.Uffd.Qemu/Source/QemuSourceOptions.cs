@@ -21,6 +21,13 @@ public sealed record QemuSourceOptions
     /// <summary>Device sections of the package, complete with headers and footers; opaque here.</summary>
     public ReadOnlyMemory<byte> DeviceSections { get; init; }
 
+    /// <summary>
+    /// For a source with a guest: called once on the source's thread when precopy is over. It stops the guest, marks what it
+    /// wrote since (<see cref="QemuSource.MarkDirty"/>) and returns the device sections, which replace
+    /// <see cref="DeviceSections"/>. When it throws, the migration fails before the switch.
+    /// </summary>
+    public Func<ReadOnlyMemory<byte>>? StopGuest { get; init; }
+
     /// <summary>Sends PING 0x42 before RUN, and stays in <see cref="QemuSourceState.PostcopyDevice"/> until its PONG (QEMU 10.2).</summary>
     public bool UsePointOfNoReturn { get; init; }
 

@@ -1,0 +1,52 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using Postcopy.Vmm.Guest;
+
+namespace Postcopy.Vmm.Tests;
+
+public sealed class GuestImageTests
+{
+    private const string Assembler = "/usr/bin/as";
+    private const string Linker = "/usr/bin/ld";
+
+    [Fact]
+    public void TheShippedBytesAreTheAssembledSource()
+    {
+        Requires.Tool(Assembler, "binutils");
+        Requires.Tool(Linker, "binutils");
+        string source = Path.Combine(Here(), "../../samples/Postcopy.Vmm/Guest/guest.S");
+        DirectoryInfo directory = Directory.CreateTempSubdirectory();
+        try
+        {
+            string o = Path.Combine(directory.FullName, "guest.o");
+            string bin = Path.Combine(directory.FullName, "guest.bin");
+            Run(Assembler, "-o", o, source);
+            Run(Linker, "-Ttext", "0x7c00", "--oformat", "binary", "-o", bin, o);
+
+            Assert.Equal(File.ReadAllBytes(Path.ChangeExtension(source, ".bin")), File.ReadAllBytes(bin));
+        }
+        finally
+        {
+            directory.Delete(recursive: true);
+        }
+    }
+
+    [Fact]
+    public void TheFirstSectorIsABootSector()
+    {
+        byte[] image = new GuestSettings().Image();
+
+        Assert.Equal([0x55, 0xaa], image[510..512]);
+        Assert.Equal(2048, image.Length);
+    }
+
+    private static void Run(string program, params string[] arguments)
+    {
+        using Process process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardError = true, UseShellExecute = false })!;
+        string errors = process.StandardError.ReadToEnd();
+        process.WaitForExit();
+        Assert.True(process.ExitCode == 0, errors);
+    }
+
+    private static string Here([CallerFilePath] string path = "") => Path.GetDirectoryName(path)!;
+}

@@ -1,0 +1,150 @@
+using Postcopy.Uffd;
+using Postcopy.Vmm.Guest;
+using Postcopy.Vmm.Machine;
+
+namespace Postcopy.Vmm.Tests;
+
+/// <summary>From one machine to another without a wire: KVM's own faults, and what they cost.</summary>
+public sealed class OneProcessTests(ITestOutputHelper output)
+{
+    private const int Limit = 60_000;
+    private const int Signals = 20;
+
+    [Theory(Timeout = Limit)]
+    [InlineData(1, false)]
+    [InlineData(1, true)]
+    [InlineData(2, true)]
+    [InlineData(4, true)]
+    public async Task AGuestGoesOnWhereItsPagesComeOnDemand(int vcpus, bool longMode)
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        await using LocalMigration migration = await LocalMigration.StartAsync(kvm, vcpus, new GuestSettings { LongMode = longMode, PagesPerVcpu = 512 });
+        migration.Run();
+        await Task.WhenAll(migration.Target.Vcpus.Select(v => AllPagesCameAsync(migration, v.Index, 512)));
+
+        CompletionReport report = await migration.CompleteAsync();
+        _ = await migration.Target.HeartbeatsAsync();
+
+        migration.Target.AssertSound();
+        for (int i = 0; i < vcpus; i++)
+        {
+            Assert.Equal((int)migration.Before[i].Beats + 1, migration.Target.Beats(i)[0]);
+        }
+
+        Assert.True(report.Faults.Requests >= vcpus * 512, $"Only {report.Faults.Requests} pages were asked for.");
+        Assert.Equal(0, report.Faults.Unknown);
+        Assert.Equal(0, report.Blocktime!.OtherLatency.Count);
+    }
+
+    /// <summary>
+    /// The guest reads its own clock after each page. What it lost there, its host must have reported as blocktime. The guest
+    /// sees more, entry, wake-up and whatever else keeps its thread from a processor: up to 25 % and 100 ms are allowed. It
+    /// cannot well see less; 10 % and 40 ms are allowed for pages that it does not touch between two looks at its clock.
+    /// </summary>
+    [Theory(Timeout = Limit)]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    public async Task TheGuestLosesTheTimeThatIsReportedAsBlocktime(int vcpus)
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        const uint pages = 96;
+        using VirtualMachine probe = TestMachine.Create(kvm, 1);
+        long ticksPerMs = probe.Vcpus[0].TscKilohertz;
+        await using LocalMigration migration = await LocalMigration.StartAsync(
+            kvm, vcpus, new GuestSettings { PagesPerVcpu = pages, GapThreshold = (uint)ticksPerMs, BeatInterval = (uint)(200 * ticksPerMs) }, delay: TimeSpan.FromMilliseconds(4));
+
+        migration.Run();
+        Task[] rounds = [.. migration.Target.Vcpus.Select(v => AllPagesCameAsync(migration, v.Index, pages))];
+        await Task.WhenAll(rounds);
+        migration.Target.Stop(TestMachine.Limit);
+        BlocktimeReport report = migration.Destination.Blocktime!.Snapshot();
+        GuestReport[] after = migration.Target.Reports();
+
+        foreach (VcpuBlocktime vcpu in report.Vcpus)
+        {
+            int i = int.Parse(vcpu.Name!, System.Globalization.CultureInfo.InvariantCulture);
+            double guest = (after[i].GapSum - migration.Before[i].GapSum) / (double)ticksPerMs;
+            double host = vcpu.BlocktimeNanoseconds / 1e6;
+            output.WriteLine($"vCPU {i}: the guest lost {guest:0.0} ms, reported are {host:0.0} ms in {vcpu.Episodes} stalls");
+            Assert.InRange(guest, (host * 0.9) - 40, (host * 1.25) + 100);
+            Assert.True(report.TotalNanoseconds <= vcpu.BlocktimeNanoseconds);
+        }
+
+        Assert.True(report.Vcpus.All(v => v.Episodes >= pages));
+    }
+
+    /// <summary>Row 6 of the kernel's behaviour (kernel-uapi.md, section 6), and why stopping may take as long as a page.</summary>
+    [Fact(Timeout = Limit)]
+    public async Task SignalsToAVcpuThatWaitsForAPageAreOneStallAndOneRequest()
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        await using LocalMigration migration = await LocalMigration.StartAsync(kvm, 1, new GuestSettings { PagesPerVcpu = 64 });
+        PostcopyDestination destination = migration.Destination;
+        Vcpu vcpu = migration.Target.Vcpus[0];
+        migration.Pages.Gate.Reset();
+        migration.Run();
+        await UntilAsync(() => destination.Faults.Requests == 1);
+
+        for (int i = 0; i < Signals; i++)
+        {
+            long messages = destination.Faults.Messages;
+            vcpu.Kick();
+
+            // Each signal is seen before the next is sent: as one more message, or as a return from KVM_RUN.
+            await UntilAsync(() => destination.Faults.Messages > messages || vcpu.Interruptions > i);
+        }
+
+        vcpu.RequestStop();
+        bool stoppedAtOnce = vcpu.Join(TimeSpan.FromMilliseconds(300));
+        FaultStatistics faults = destination.Faults;
+        output.WriteLine($"{Signals} signals: {faults.Messages} messages, {faults.Requests} requests, KVM_RUN returned {vcpu.Interruptions} times; stopped while waiting: {stoppedAtOnce}");
+        Assert.Equal(1, faults.Requests);
+        Assert.Equal(1, destination.Blocktime!.OpenFaults);
+
+        migration.Pages.Gate.Set();
+        Assert.True(vcpu.Join(TestMachine.Limit));
+    }
+
+    /// <summary>The collector suspends all managed threads; a vCPU in KVM_RUN is not in its way (hazard H1).</summary>
+    [Fact(Timeout = Limit)]
+    public async Task AVcpuThatWaitsForAPageDoesNotHoldUpTheCollector()
+    {
+        using KvmSystem kvm = Requires.Kvm();
+        Requires.Userfaultfd();
+        await using LocalMigration migration = await LocalMigration.StartAsync(kvm, 2, new GuestSettings { PagesPerVcpu = 64 });
+        migration.Pages.Gate.Reset();
+        migration.Run();
+        await UntilAsync(() => migration.Destination.Faults.Requests > 0);
+
+        for (int i = 0; i < Signals; i++)
+        {
+            GC.Collect();
+        }
+
+        migration.Pages.Gate.Set();
+        CompletionReport report = await migration.CompleteAsync();
+        _ = await migration.Target.HeartbeatsAsync();
+        migration.Target.AssertSound();
+        Assert.True(report.Faults.Duplicates < Signals, $"{report.Faults.Duplicates} repeated messages: does the collector signal vCPU threads?");
+    }
+
+    private static Task AllPagesCameAsync(LocalMigration migration, int vcpu, uint pages)
+    {
+        long first = (new GuestSettings().Base / GuestSettings.PageBytes) + (vcpu * pages);
+        return UntilAsync(() => migration.Block.Received.AllSet(first, pages));
+    }
+
+    private static async Task UntilAsync(Func<bool> condition)
+    {
+        using CancellationTokenSource limit = new(TestMachine.Limit);
+        using PeriodicTimer timer = new(TimeSpan.FromMilliseconds(1));
+        while (!condition())
+        {
+            _ = await timer.WaitForNextTickAsync(limit.Token);
+        }
+    }
+}
