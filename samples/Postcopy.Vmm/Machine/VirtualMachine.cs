@@ -17,6 +17,8 @@ internal sealed unsafe class VirtualMachine : IDisposable
 
     private const uint RamSlot = 0;
 
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(10);
+
     private readonly SafeFileHandle _handle;
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private int _running;
@@ -149,9 +151,22 @@ internal sealed unsafe class VirtualMachine : IDisposable
         }
     }
 
-    /// <summary>Frees everything, the memory too. No vCPU may be running.</summary>
+    /// <summary>
+    /// Stops the guest and frees everything, the memory too. A vCPU that does not stop, because its page never comes, keeps
+    /// all of it alive instead: unmapping it under the thread would end the process.
+    /// </summary>
     public void Dispose()
     {
+        try
+        {
+            Stop(s_patience);
+        }
+        catch (VmmException e)
+        {
+            Console.Error.WriteLine($"The machine is left as it is: {e.Message}");
+            return;
+        }
+
         foreach (Vcpu vcpu in Vcpus)
         {
             vcpu.Dispose();
