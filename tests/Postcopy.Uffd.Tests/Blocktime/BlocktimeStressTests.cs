@@ -66,6 +66,7 @@ public sealed class BlocktimeStressTests
                     break;
                 }
 
+                Jitter(i * 7);
                 received[0] = i;
                 tracker.End(A, 4096, i * 10L);
                 Volatile.Write(ref turn, -i);
@@ -75,6 +76,7 @@ public sealed class BlocktimeStressTests
         for (int i = 1; i <= rounds && !stop.IsCancellationRequested; i++)
         {
             Volatile.Write(ref turn, i);
+            Jitter(i * 13);
             BlocktimeTicket ticket = tracker.Begin(1, A, (i * 10L) - 5).Ticket;
             bool present = received[0] == i;
             while (Volatile.Read(ref turn) != -i && !stop.IsCancellationRequested)
@@ -91,6 +93,15 @@ public sealed class BlocktimeStressTests
         await placer;
         Assert.Equal(0, lost);
         tracker.AssertNobodyWaits();
+    }
+
+    // The two sides meet at a different distance in each round.
+    private static void Jitter(int seed)
+    {
+        for (int i = seed & 127; i > 0; i--)
+        {
+            Volatile.Read(ref seed);
+        }
     }
 
     private static Task Start(Action action) =>
