@@ -92,6 +92,8 @@ public sealed class DestinationPipelineTests
         using DestinationBench bench = new(pages: 1024);
         Task[] waiting = [.. Enumerable.Range(0, 1024).Select(p => bench.Destination.EnsurePresentAsync(bench.Block, new PageRange(p * 4096L, 4096)).AsTask())];
         Assert.All(waiting, w => Assert.False(w.IsCompleted));
+        // A page that came before it was asked for would not be asked for.
+        Deadline.Until(() => bench.Requester.Seen.Sum(r => r.Length / 4096) == 1024, "all requests");
         bench.PlaceAll();
         await Task.WhenAll(waiting).WaitAsync(Deadline.Default);
         Assert.Equal(1024, bench.Requester.Seen.Sum(r => r.Length / 4096));
