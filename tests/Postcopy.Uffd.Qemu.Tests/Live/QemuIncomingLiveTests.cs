@@ -47,10 +47,10 @@ public sealed class QemuIncomingLiveTests
         using QemuProcess qemu = Stopped("-machine pc,memory-backend=mem0 -object memory-backend-memfd,id=mem0,size=128M,hugetlb=on,hugetlbsize=2M,share=on", newest);
         string expected = Hash(qemu);
         await using LiveMigration migration = new(qemu, preempt: preempt);
-        migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 50_000_000);
+        migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 30_000_000);
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
-        await migration.BrokenAsync(LiveMigration.Memory / 2);
+        await migration.BrokenAsync(LiveMigration.Memory * 3 / 4);
         migration.Unlimit();
         migration.Resume();
         await Task.WhenAll(touching);
