@@ -50,9 +50,15 @@ public sealed class QemuIncomingLiveTests
         migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 30_000_000);
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
-        await migration.BrokenAsync(LiveMigration.Memory * 3 / 4);
+        if (!newest)
+        {
+            // 11.1 looks at the answer to PING 0x42 between sections only, and one of huge pages has 128 MiB: broken inside
+            // it, it fails and may let its guest go on (docs/qemu.md).
+            await migration.BrokenAsync(LiveMigration.Memory * 3 / 4);
+            migration.Resume();
+        }
+
         migration.Unlimit();
-        migration.Resume();
         await Task.WhenAll(touching);
         _ = await migration.CompletedAsync();
         Assert.Equal(2 << 20, migration.Ram.PageSize.Bytes);
