@@ -47,16 +47,19 @@ public sealed class HostileStreamTests
         string end;
         try
         {
-            using ManualResetEventSlim taken = new();
+            using Replay replay = new(stream);
+            bool taken = false;
             Task<CompletionReport> receiving = incoming.RunAsync(async token =>
             {
-                if (taken.IsSet)
+                if (taken)
                 {
-                    await Task.Delay(Timeout.Infinite, token);
+                    // Turned away as a stranger, or read to its end: nobody else comes.
+                    await replay.Closed.Task.WaitAsync(token);
+                    throw new EndOfStreamException("no other connection");
                 }
 
-                taken.Set();
-                return MigrationChannel.FromStream(new Replay(stream));
+                taken = true;
+                return MigrationChannel.FromStream(replay);
             });
             _ = await receiving.WaitAsync(s_patience, TestContext.Current.CancellationToken);
             end = "complete";
@@ -136,7 +139,11 @@ public sealed class HostileStreamTests
     /// <summary>Reads a capture to its end; what is written goes nowhere.</summary>
     private sealed class Replay(byte[] bytes) : MemoryStream(bytes, writable: false)
     {
+        internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
         public override bool CanWrite => true;
+
+        protected override void Dispose(bool disposing) => _ = Closed.TrySetResult();
 
         public override void Write(ReadOnlySpan<byte> buffer)
         {
