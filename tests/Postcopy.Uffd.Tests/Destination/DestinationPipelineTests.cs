@@ -87,6 +87,24 @@ public sealed class DestinationPipelineTests
     }
 
     [Fact(Timeout = Limit)]
+    public async Task AWaitEndsWithThePlacementAndNotWithTheNextTick()
+    {
+        using DestinationBench bench = new();
+        long start = TimeProvider.System.GetTimestamp();
+        for (int page = 0; page < 40; page++)
+        {
+            Task waiting = bench.Destination.EnsurePresentAsync(bench.Block, new PageRange(page * 4096L, 4096)).AsTask();
+            _ = bench.Requester.Take();
+            _ = bench.Place(page);
+            await waiting.WaitAsync(Deadline.Default);
+        }
+
+        // The control thread looks by itself every 100 ms: forty of them would take two to four seconds.
+        TimeSpan took = TimeProvider.System.GetElapsedTime(start);
+        Assert.True(took < TimeSpan.FromSeconds(1), $"Forty waits took {took}.");
+    }
+
+    [Fact(Timeout = Limit)]
     public async Task AThousandWaitersHoldNoThread()
     {
         using DestinationBench bench = new(pages: 1024);
