@@ -11,6 +11,9 @@ namespace Postcopy.Uffd.Qemu;
 /// </remarks>
 public abstract class MigrationChannel : IDisposable
 {
+    private long _received;
+    private bool _receiving;
+
     private protected MigrationChannel()
     {
     }
@@ -67,6 +70,23 @@ public abstract class MigrationChannel : IDisposable
     /// <summary>Closes the connection.</summary>
     /// <param name="disposing">Always true: the channel itself has no finalizer.</param>
     protected abstract void Dispose(bool disposing);
+
+    /// <summary>Bytes received so far.</summary>
+    internal long ReceivedBytes => Volatile.Read(ref _received);
+
+    /// <summary>True while a thread is inside <see cref="Receive"/>: not merely busy with what it got.</summary>
+    internal bool IsReceiving => Volatile.Read(ref _receiving);
+
+    private protected int Received(int bytes)
+    {
+        Volatile.Write(ref _received, _received + bytes);
+        return bytes;
+    }
+
+    private protected bool Receiving
+    {
+        set => Volatile.Write(ref _receiving, value);
+    }
 
     private protected int StallTimeoutMilliseconds =>
         StallTimeout == Timeout.InfiniteTimeSpan ? -1 : (int)Math.Clamp(StallTimeout.TotalMilliseconds, 1, int.MaxValue);

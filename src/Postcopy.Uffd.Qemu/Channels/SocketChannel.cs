@@ -26,13 +26,18 @@ internal sealed unsafe class SocketChannel : MigrationChannel
 
     public override int Receive(Span<byte> buffer)
     {
+        Receiving = true;
         try
         {
-            return ReceiveSome(buffer);
+            return Received(ReceiveSome(buffer));
         }
         catch (ObjectDisposedException)
         {
             throw Aborted();
+        }
+        finally
+        {
+            Receiving = false;
         }
     }
 

@@ -22,12 +22,17 @@ internal sealed class StreamChannel : MigrationChannel
         try
         {
             ApplyTimeout(reading: true);
+            Receiving = true;
             int got = _stream.Read(buffer);
-            return got == 0 && _aborted ? throw Lost(null) : got;
+            return got == 0 && _aborted ? throw Lost(null) : Received(got);
         }
         catch (Exception e) when (IsTransportFailure(e))
         {
             throw Lost(e);
+        }
+        finally
+        {
+            Receiving = false;
         }
     }
 

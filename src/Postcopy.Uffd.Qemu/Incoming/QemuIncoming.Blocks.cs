@@ -1,11 +1,8 @@
 namespace Postcopy.Uffd.Qemu;
 
-/// <content>The source's block list and ours; recovery.</content>
+/// <content>The source's block list and ours.</content>
 public sealed partial class QemuIncoming
 {
-    // A received bitmap crosses the wire in one message; this is the piece that is exported at a time.
-    private const int BitmapPiece = 1 << 20;
-
     private void MatchBlocks()
     {
         RamBlock[] blocks = new RamBlock[_stream.Blocks.Count];
@@ -45,30 +42,4 @@ public sealed partial class QemuIncoming
             PageSize = new PageSize(wanted.PageSize),
         }),
     };
-
-    /// <summary>Nothing is staged here: every batch is placed before the next record is read (hazard H44).</summary>
-    private static void SendReceivedBitmap(RamBlock block, StreamRamBlock streamBlock, ReturnPathWriter writer)
-    {
-        int factor = (int)(block.PageSize.Bytes / TargetPage);
-        byte[] bitmap = new byte[block.Received.WireSize(factor)];
-        for (int at = 0; at < bitmap.Length; at += BitmapPiece)
-        {
-            block.Received.Export(at, bitmap.AsSpan(at, Math.Min(BitmapPiece, bitmap.Length - at)), factor);
-        }
-
-        writer.SendReceivedBitmap(streamBlock, bitmap);
-    }
-
-    private void Resume(ReturnPathWriter writer)
-    {
-        lock (_lock)
-        {
-            _recoverTimer?.Dispose();
-            _recoverTimer = null;
-        }
-
-        // The source must hear the acknowledgement before the first request.
-        writer.ResumeAck();
-        _destination.Resume(new PageRequester(writer, _streamBlocks));
-    }
 }

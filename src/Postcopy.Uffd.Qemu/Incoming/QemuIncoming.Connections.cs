@@ -1,40 +1,60 @@
-using System.Diagnostics.CodeAnalysis;
-
 namespace Postcopy.Uffd.Qemu;
 
-/// <content>One connection: which role it has, and what its end means.</content>
+/// <content>One connection: which role it has.</content>
 public sealed partial class QemuIncoming
 {
     private long _bytes;
     private long _pages;
     private long _zeroPages;
     private long _precopyPages;
+    private long _postcopyPages;
     private long _urgentPages;
     private long _earlierRequests;
     private long _lost;
     private bool _confirmed;
 
-    private void Serve(MigrationChannel channel)
+    /// <summary>An accepted connection; <c>_lock</c> guards what changes.</summary>
+    private sealed class Connection(MigrationChannel channel, long number)
     {
+        /// <summary>The order of acceptance.</summary>
+        internal long Number { get; } = number;
+
+        internal MigrationChannel Channel { get; } = channel;
+
+        /// <summary>It is a main or an urgent connection, not one that has said nothing yet.</summary>
+        internal bool HasRole { get; set; }
+
+        /// <summary>It was there, silent, when a link was lost: its end says nothing about the next link.</summary>
+        internal bool IsOld { get; set; }
+    }
+
+    private void Serve(Connection connection)
+    {
+        MigrationChannel channel = connection.Channel;
         try
         {
             using QemuStreamReader reader = new(channel, _stream, _options.Stream);
             switch (reader.Detect())
             {
-                case StreamKind.Main when TryBecomeMain(channel, recovery: false):
-                    RunMain(channel, reader);
+                case StreamKind.Main when TryBecomeMain(connection) is { } link:
+                    RunMain(link, reader, StreamRecordKind.None);
                     break;
-                case StreamKind.Recovery when TryBecomeMain(channel, recovery: true):
-                    RunMain(channel, reader);
+                case StreamKind.Recovery when reader.ReadNext() is var first && TryTakeOver(connection, first) is { } link:
+                    RunMain(link, reader, first);
                     break;
-                case StreamKind.Urgent when _stream.Phase is StreamPhase.Running or StreamPhase.End:
-                    RunUrgent(reader);
+                case StreamKind.Urgent when TryBecomeUrgent(connection) is { } link:
+                    RunUrgent(link, connection, reader);
                     break;
             }
         }
-        catch (Exception e) when (e is MigrationStreamException or MigrationConnectionException)
+        catch (MigrationConnectionException e) when (!connection.HasRole)
         {
-            // A stranger, or a silent connection that ended: it had no role, so nothing is lost.
+            // A stranger, or an urgent channel that nothing was asked on yet.
+            SilentEnded(connection, e);
+        }
+        catch (MigrationStreamException) when (!connection.HasRole)
+        {
+            // A stranger.
         }
         catch (Exception e)
         {
@@ -44,160 +64,119 @@ public sealed partial class QemuIncoming
         {
             lock (_lock)
             {
-                _ = _connections.Remove(channel);
+                _ = _connections.Remove(connection);
             }
 
             channel.Dispose();
         }
     }
 
-    private bool TryBecomeMain(MigrationChannel channel, bool recovery)
+    private IncomingLink? TryBecomeMain(Connection connection)
     {
         lock (_lock)
         {
-            if (_over || _main is not null || (recovery != (_destination.State == PostcopyState.Paused)))
+            if (_over || _link is not null)
             {
-                return false;
+                return null;
             }
 
-            _main = channel;
-            _lostBecause = null;
-            return true;
-        }
-    }
-
-    private void RunMain(MigrationChannel channel, QemuStreamReader reader)
-    {
-        ReturnPathWriter writer = new(channel);
-        lock (_lock)
-        {
-            _writer = writer;
-        }
-
-        Exception? ended = null;
-        try
-        {
-            ReadMain(channel, reader, writer);
-        }
-        catch (Exception e)
-        {
-            ended = e;
-        }
-
-        Count(reader, ref _bytes);
-        MainEnded(writer, ended);
-    }
-
-    private void MainEnded(ReturnPathWriter writer, Exception? ended)
-    {
-        if (ended is not null and not MigrationConnectionException)
-        {
-            TellFailure(writer, ended);
-        }
-
-        lock (_lock)
-        {
-            _main = null;
-            _writer = null;
-            _ = Interlocked.Add(ref _earlierRequests, writer.Requests);
-        }
-
-        writer.Dispose();
-        if (ended is null || _over)
-        {
-            return;
-        }
-
-        if (MayRecover(ended, out Exception? final))
-        {
-            AwaitRecovery(ended);
-        }
-        else
-        {
-            Fail(final);
-        }
-    }
-
-    /// <summary>A malformed stream before the switch: the source is to know that it is its turn again.</summary>
-    private void TellFailure(ReturnPathWriter writer, Exception ended)
-    {
-        if (_pointOfNoReturn && ended is MigrationStreamException)
-        {
-            return;
-        }
-
-        try
-        {
-            writer.Shut(1);
-            _ = writer.Flush(TimeSpan.FromSeconds(1));
-        }
-        catch (MigrationConnectionException)
-        {
-            // It cannot hear it any more.
+            connection.HasRole = true;
+            return _link = new IncomingLink(connection.Channel, connection.Number, active: true);
         }
     }
 
     /// <summary>
-    /// After the point of no return a lost or garbled connection pauses the migration: the source keeps what it has not
-    /// confirmed. After EOF there is nothing to resume (qemu-wire.md 5.1).
+    /// A new main connection asks for a bitmap: the source has given the old one up, whether this side knows it yet or
+    /// not (migrate-pause, a half-open TCP connection). To refuse it would wedge a 7.2 source for ever (qemu-wire.md 0.6),
+    /// so the old one goes, and the new one begins when its last page is placed.
     /// </summary>
-    private bool MayRecover(Exception ended, [NotNullWhen(false)] out Exception? final)
+    private IncomingLink? TryTakeOver(Connection connection, StreamRecordKind first)
     {
-        final = null;
-        if (ended is not (MigrationConnectionException or MigrationStreamException))
+        while (first == StreamRecordKind.ReceivedBitmapRequest)
         {
-            final = ended;
-            return false;
+            IncomingLink old;
+            lock (_lock)
+            {
+                if (_over || !_pointOfNoReturn || _mainEnded || _options.RecoverTimeout <= TimeSpan.Zero)
+                {
+                    return null;
+                }
+
+                old = _link!;
+                if (old.Number > connection.Number)
+                {
+                    // The source has given this one up already: only its thread is late.
+                    return null;
+                }
+
+                if (!old.Ended)
+                {
+                    old.Lose(new QemuIncomingException("The source has resumed over another connection.", sourceMayResume: false));
+                }
+            }
+
+            try
+            {
+                old.Over.Wait(_stop.Token);
+            }
+            catch (OperationCanceledException)
+            {
+                return null;
+            }
+
+            lock (_lock)
+            {
+                if (_over || _destination.State != PostcopyState.Paused)
+                {
+                    return null;
+                }
+
+                // Otherwise another one was faster, and is old by now.
+                if (_link == old)
+                {
+                    connection.HasRole = true;
+                    StopRecoverTimerLocked();
+                    return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
+                }
+            }
         }
 
-        string missing = _destination.DescribeMissing();
-        if (!_pointOfNoReturn)
-        {
-            final = ended is MigrationStreamException
-                ? ended
-                : new QemuIncomingException($"The source is gone before the switch (phase {_stream.Phase}): {ended.Message} The guest goes on there.", true, ended);
-        }
-        else if (_mainEnded)
-        {
-            final = new QemuIncomingException(
-                $"The connection was lost after the end of the stream, which cannot be resumed: {missing}. {ended.Message}", false, ended);
-        }
-        else if (_options.RecoverTimeout <= TimeSpan.Zero)
-        {
-            final = new QemuIncomingException($"The connection was lost in postcopy: {missing}. {ended.Message}", false, ended);
-        }
-
-        return final is null;
+        return null;
     }
 
-    private void AwaitRecovery(Exception ended)
+    /// <summary>A page before RESUME_ACK belongs to a link that is gone; it comes again on the new one.</summary>
+    private IncomingLink? TryBecomeUrgent(Connection connection)
     {
-        _ = Interlocked.Increment(ref _lost);
-        Exception why = _lostBecause ?? ended;
-        _destination.Pause(why.Message);
         lock (_lock)
         {
-            // The urgent channel belongs to the connection that is gone.
-            AbortConnectionsLocked();
-            _recoverTimer?.Dispose();
-            _recoverTimer = _over ? null : _options.TimeProvider.CreateTimer(_ => RecoverTimedOut(why), null, _options.RecoverTimeout, Timeout.InfiniteTimeSpan);
+            if (_over || _link is not { Active: true, Ended: false } link || _stream.Phase is not (StreamPhase.Running or StreamPhase.End))
+            {
+                return null;
+            }
+
+            connection.HasRole = true;
+            link.Join(connection.Channel);
+            return link;
         }
     }
 
-    private void RecoverTimedOut(Exception why)
+    private void SilentEnded(Connection connection, MigrationConnectionException why)
     {
-        if (_destination.State == PostcopyState.Paused)
+        lock (_lock)
         {
-            Fail(new QemuIncomingException(
-                $"No new connection came within {_options.RecoverTimeout.TotalSeconds:0.#} s after one was lost ({why.Message}): {_destination.DescribeMissing()}.", false, why));
+            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { Active: true } link)
+            {
+                UrgentLostLocked(link, why);
+            }
         }
     }
 
-    private void RunUrgent(QemuStreamReader reader)
+    private void RunUrgent(IncomingLink link, Connection connection, QemuStreamReader reader)
     {
-        using ChannelPlacer placer = new(_destination.Placer);
+        Exception? ended = null;
         try
         {
+            using ChannelPlacer placer = new(_destination.Placer);
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {
@@ -210,9 +189,21 @@ public sealed partial class QemuIncoming
                 }
             }
         }
+        catch (Exception e) when (e is MigrationStreamException or MigrationConnectionException)
+        {
+            ended = e;
+        }
         finally
         {
             Count(reader, ref _bytes);
+            lock (_lock)
+            {
+                link.Leave(connection.Channel);
+                if (ended is not null)
+                {
+                    UrgentLostLocked(link, ended);
+                }
+            }
         }
     }
 

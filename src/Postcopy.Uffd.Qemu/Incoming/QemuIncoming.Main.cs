@@ -4,19 +4,14 @@ namespace Postcopy.Uffd.Qemu;
 public sealed partial class QemuIncoming
 {
     private const int TargetPage = HostPageAssembler.TargetPageBytes;
-    private static readonly TimeSpan s_farewell = TimeSpan.FromSeconds(10);
 
-    private void ReadMain(MigrationChannel channel, QemuStreamReader reader, ReturnPathWriter writer)
+    private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
+        ReturnPathWriter writer = link.Writer;
         using ChannelPlacer placer = new(_destination.Placer);
         using DiscardCheck discards = new();
         byte[] delta = [];
-        if (_pointOfNoReturn)
-        {
-            channel.StallTimeout = _options.StallTimeout;
-        }
-
-        StreamRecordKind kind = reader.ReadNext();
+        StreamRecordKind kind = first == StreamRecordKind.None ? reader.ReadNext() : first;
         while (kind != StreamRecordKind.EndOfStream)
         {
             bool consumed = true;
@@ -26,7 +21,7 @@ public sealed partial class QemuIncoming
                     writer.SwitchoverAck();
                     break;
                 case StreamRecordKind.Ping:
-                    writer.Pong(reader.PingValue);
+                    Answer(writer, reader.PingValue);
                     break;
                 case StreamRecordKind.PostcopyAdvise:
                     _destination.Advise();
@@ -46,14 +41,13 @@ public sealed partial class QemuIncoming
                     break;
                 case StreamRecordKind.Package:
                     discards.Verify(_blocks);
-                    BeginPostcopy(reader.Package!, writer);
-                    channel.StallTimeout = _options.StallTimeout;
+                    BeginPostcopy(reader.Package!, link);
                     break;
                 case StreamRecordKind.ReceivedBitmapRequest:
                     SendReceivedBitmap(_blocks[reader.Block!.Index], reader.Block!, writer);
                     break;
                 case StreamRecordKind.PostcopyResume:
-                    Resume(writer);
+                    Resume(link);
                     break;
             }
 
@@ -63,11 +57,21 @@ public sealed partial class QemuIncoming
             }
         }
 
-        _mainEnded = true;
-        Complete(channel, writer);
+        Complete(link);
     }
 
-    private long _postcopyPages;
+    /// <summary>What is in the socket still counts when the peer is gone already, the package above all: reading finds the end.</summary>
+    private static void Answer(ReturnPathWriter writer, uint ping)
+    {
+        try
+        {
+            writer.Pong(ping);
+        }
+        catch (MigrationConnectionException)
+        {
+            // See above.
+        }
+    }
 
     /// <summary>
     /// Takes a page and all that are in the receive buffer behind it, then places them. Never waits for more: nothing
@@ -78,15 +82,22 @@ public sealed partial class QemuIncoming
     {
         long pages = 0;
         long zeros = 0;
-        while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage && !placer.IsFull)
+        try
         {
-            placer.Add(_blocks[reader.Block!.Index], reader.PageOffset, kind == StreamRecordKind.Page ? reader.Data : 0);
-            pages++;
-            zeros += kind == StreamRecordKind.ZeroPage ? 1 : 0;
-            kind = reader.TryReadBuffered();
+            while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage && !placer.IsFull)
+            {
+                placer.Add(_blocks[reader.Block!.Index], reader.PageOffset, kind == StreamRecordKind.Page ? reader.Data : 0);
+                pages++;
+                zeros += kind == StreamRecordKind.ZeroPage ? 1 : 0;
+                kind = reader.TryReadBuffered();
+            }
+        }
+        finally
+        {
+            // Also when the record behind them is malformed: the fault thread may be reading a staged page.
+            placer.Flush();
         }
 
-        placer.Flush();
         _ = Interlocked.Add(ref _pages, pages - zeros);
         _ = Interlocked.Add(ref _zeroPages, zeros);
         _ = Interlocked.Add(ref counter, pages);
@@ -136,93 +147,5 @@ public sealed partial class QemuIncoming
         }
 
         _destination.Discard(block, ranges);
-    }
-
-    private void BeginPostcopy(DevicePackage package, ReturnPathWriter writer)
-    {
-        _destination.Listen(new PageRequester(writer, _streamBlocks));
-
-        // Before 10.2 the source counts its guest as gone once the package is out.
-        _pointOfNoReturn = !package.HasPointOfNoReturn;
-        _devices = Task.Run(() => LoadDevicesAsync(package, writer));
-    }
-
-    private async Task LoadDevicesAsync(DevicePackage package, ReturnPathWriter writer)
-    {
-        try
-        {
-            if (_options.OnPackage is { } load)
-            {
-                await load(package, _stop.Token).ConfigureAwait(false);
-            }
-
-            foreach (uint ping in package.Pings)
-            {
-                writer.Pong(ping);
-            }
-
-            // The guest must not run before the source knows that it will (10.2: an error before that resumes it there).
-            if (!writer.Flush(_options.StallTimeout))
-            {
-                throw new QemuIncomingException("The source does not take the answer to the last PING of the package.", sourceMayResume: true);
-            }
-
-            lock (_lock)
-            {
-                if (_over)
-                {
-                    return;
-                }
-
-                _pointOfNoReturn = true;
-            }
-
-            if (_destination.State == PostcopyState.Listen)
-            {
-                _destination.Run();
-            }
-
-            _options.OnRunning?.Invoke();
-        }
-        catch (Exception e)
-        {
-            Fail(e is MigrationConnectionException or QemuIncomingException or OperationCanceledException
-                ? e
-                : new QemuIncomingException($"The device state was not accepted: {e.Message}", sourceMayResume: package.HasPointOfNoReturn, e));
-        }
-    }
-
-    private void Complete(MigrationChannel channel, ReturnPathWriter writer)
-    {
-        // Pages may still be on their way on the urgent channel.
-        CompletionReport report;
-        try
-        {
-            _devices.GetAwaiter().GetResult();
-            using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token);
-            patience.CancelAfter(_options.StallTimeout);
-            report = _destination.CompleteAsync(cancellationToken: patience.Token).GetAwaiter().GetResult();
-        }
-        catch (OperationCanceledException e)
-        {
-            throw new QemuIncomingException(
-                $"The stream has ended, and after {_options.StallTimeout.TotalSeconds:0.#} s {_destination.DescribeMissing()}.", sourceMayResume: false, e);
-        }
-
-        // The guest is whole, whatever becomes of the connection from here on.
-        try
-        {
-            writer.Shut(0);
-            _ = writer.Flush(s_farewell);
-            channel.StallTimeout = s_farewell;
-            Volatile.Write(ref _confirmed, channel.Receive(new byte[1]) == 0);
-        }
-        catch (MigrationConnectionException e)
-        {
-            // A reset after SHUT is the source's way of closing with something unread.
-            Volatile.Write(ref _confirmed, e.Reason is ConnectionLossReason.TransportError);
-        }
-
-        _ = _result.TrySetResult(report);
     }
 }

@@ -11,7 +11,9 @@ namespace Postcopy.Uffd.Qemu;
 /// main connection, a command the main connection of a resumed migration, a bare RAM record the urgent channel of
 /// postcopy-preempt. So the order in which two connections are accepted does not matter, and a silent one blocks nobody.
 /// The device package is handled on a pool task while the main thread reads on: the callback may wait for guest memory.
-/// <c>_lock</c> guards which connection has which role; nobody waits for the network while holding it.</para>
+/// A main connection and the urgent channels that came after it form a link. A link is lost as a whole: its threads let go
+/// before the next one begins, so that nothing is placed after the received bitmaps went out (hazard H44).
+/// <c>_lock</c> guards who has which role and the steps of the destination; nobody waits for the network while holding it.</para>
 /// </remarks>
 public sealed partial class QemuIncoming : IAsyncDisposable
 {
@@ -22,22 +24,25 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private readonly QemuIncomingOptions _options;
     private readonly MigrationStreamState _stream = new();
     private readonly Lock _lock = new();
-    private readonly HashSet<MigrationChannel> _connections = [];
+    private readonly List<Connection> _connections = [];
     private readonly List<Thread> _threads = [];
     private readonly CancellationTokenSource _stop = new();
+    private readonly CancellationTokenSource _gone = new();
     private readonly TaskCompletionSource<CompletionReport> _result = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Dictionary<RamBlock, StreamRamBlock> _streamBlocks = [];
 
     private RamBlock[] _blocks = [];
-    private MigrationChannel? _main;
-    private ReturnPathWriter? _writer;
+    private IncomingLink? _link;
+    private long _accepted;
     private bool _started;
     private bool _over;
     private bool _pointOfNoReturn;
     private bool _mainEnded;
+    private bool _guestRuns;
     private Task _devices = Task.CompletedTask;
     private ITimer? _recoverTimer;
-    private Exception? _lostBecause;
+    private ITimer? _stallTimer;
+    private Exception? _acceptFailed;
 
     /// <summary>Prepares to receive into a destination.</summary>
     /// <param name="destination">A destination in state none; it stays the caller's to close.</param>
@@ -52,12 +57,13 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     /// <summary>What came over the wire.</summary>
     public QemuIncomingStatistics Statistics => new()
     {
+        Phase = _stream.Phase,
         Bytes = Volatile.Read(ref _bytes),
         Pages = Volatile.Read(ref _pages),
         ZeroPages = Volatile.Read(ref _zeroPages),
         PrecopyPages = Volatile.Read(ref _precopyPages),
         UrgentPages = Volatile.Read(ref _urgentPages),
-        Requests = Volatile.Read(ref _earlierRequests) + (_writer?.Requests ?? 0),
+        Requests = Requests,
         LostConnections = Volatile.Read(ref _lost),
         SourceConfirmed = Volatile.Read(ref _confirmed),
     };
@@ -99,14 +105,37 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         }
     }
 
-    /// <summary>Gives the connections up: after the switch the migration pauses and the source can resume it.</summary>
+    private long Requests
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _earlierRequests + (_link is { Ended: false } link ? link.Writer.Requests : 0);
+            }
+        }
+    }
+
+    /// <summary>Gives the connection up: the migration pauses, and the source can resume it. Does nothing while it is paused.</summary>
     /// <param name="why">For the log.</param>
+    /// <exception cref="InvalidOperationException">
+    /// Now this would end the migration: before the switch, after the end of the stream, or without a
+    /// <see cref="QemuIncomingOptions.RecoverTimeout"/>.
+    /// </exception>
     public void Pause(string why)
     {
         lock (_lock)
         {
-            _lostBecause ??= new QemuIncomingException($"Paused by the host: {why}.", sourceMayResume: false);
-            AbortConnectionsLocked();
+            if (_over || !_pointOfNoReturn || _mainEnded || _options.RecoverTimeout <= TimeSpan.Zero)
+            {
+                throw new InvalidOperationException(
+                    $"A migration in phase {_stream.Phase} with a RecoverTimeout of {_options.RecoverTimeout.TotalSeconds:0.#} s cannot be paused: it must be switched, not ended, and the time-out more than 0.");
+            }
+
+            if (!_link!.Ended)
+            {
+                _link.Lose(new QemuIncomingException($"Paused by the host: {why}.", sourceMayResume: false));
+            }
         }
     }
 
@@ -117,6 +146,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         await StopAsync(Task.CompletedTask).ConfigureAwait(false);
         _ = _result.Task.Exception;
         _stop.Dispose();
+        _gone.Dispose();
     }
 
     private async Task AcceptAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept)
@@ -129,27 +159,53 @@ public sealed partial class QemuIncoming : IAsyncDisposable
                 Begin(channel);
             }
         }
-        catch (Exception e)
+        catch (Exception e) when (!_stop.IsCancellationRequested)
         {
-            if (!_stop.IsCancellationRequested)
-            {
-                Fail(new QemuIncomingException($"No connection could be accepted: {e.Message}", sourceMayResume: !_pointOfNoReturn, e));
-            }
+            NoMoreConnections(e);
         }
+        catch (Exception)
+        {
+            // The wait was given up.
+        }
+    }
+
+    /// <summary>A link that works goes on to its end; only the next one cannot come.</summary>
+    private void NoMoreConnections(Exception why)
+    {
+        bool source;
+        lock (_lock)
+        {
+            _acceptFailed = why;
+            if (_link is { Ended: false })
+            {
+                return;
+            }
+
+            source = !_pointOfNoReturn;
+        }
+
+        Fail(new QemuIncomingException($"No connection could be accepted: {why.Message}", sourceMayResume: source, why));
     }
 
     private void Begin(MigrationChannel channel)
     {
         lock (_lock)
         {
-            if (_over || _connections.Count >= MostConnections)
+            if (_over)
             {
                 channel.Dispose();
                 return;
             }
 
-            _ = _connections.Add(channel);
-            Thread thread = new(() => Serve(channel)) { IsBackground = true, Name = "postcopy-receive" };
+            if (_connections.Count >= MostConnections)
+            {
+                // The oldest that never said what it is: a source that comes back must not find the door blocked.
+                _connections.Find(c => !c.HasRole)?.Channel.Abort();
+            }
+
+            Connection connection = new(channel, ++_accepted);
+            _connections.Add(connection);
+            Thread thread = new(() => Serve(connection)) { IsBackground = true, Name = "postcopy-receive" };
             _ = _threads.RemoveAll(t => !t.IsAlive && t.ThreadState != ThreadState.Unstarted);
             _threads.Add(thread);
             thread.UnsafeStart();
@@ -164,7 +220,8 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             _over = true;
             AbortConnectionsLocked();
             threads = [.. _threads];
-            _recoverTimer?.Dispose();
+            StopRecoverTimerLocked();
+            _stallTimer?.Dispose();
         }
 
         await _stop.CancelAsync().ConfigureAwait(false);
@@ -178,9 +235,9 @@ public sealed partial class QemuIncoming : IAsyncDisposable
 
     private void AbortConnectionsLocked()
     {
-        foreach (MigrationChannel channel in _connections)
+        foreach (Connection connection in _connections)
         {
-            channel.Abort();
+            connection.Channel.Abort();
         }
     }
 
@@ -196,13 +253,13 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             }
 
             _over = true;
-            writer = _writer;
+            writer = _link is { Ended: false } link ? link.Writer : null;
         }
 
         try
         {
             writer?.Shut(1);
-            _ = writer?.Flush(TimeSpan.FromSeconds(1));
+            _ = writer?.Flush(s_lastWord);
         }
         catch (MigrationConnectionException)
         {

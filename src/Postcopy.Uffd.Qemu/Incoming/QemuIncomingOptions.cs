@@ -23,8 +23,8 @@ public sealed record QemuIncomingOptions
     public Action? OnRunning { get; init; }
 
     /// <summary>
-    /// How long the main connection may stand still after the switch before it counts as lost; the default is 30 s.
-    /// Before the switch the source may be silent for as long as it likes.
+    /// How long the main connection may stand still after the point of no return before it counts as lost, and pages may
+    /// stay away after the stream's end; the default is 30 s. Before, the source may be silent for as long as it likes.
     /// </summary>
     public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(30);
 
@@ -33,6 +33,13 @@ public sealed record QemuIncomingOptions
     /// guest stays frozen where it touches what is missing.
     /// </summary>
     public TimeSpan RecoverTimeout { get; init; }
+
+    /// <summary>
+    /// The source has the capability postcopy-preempt. Its urgent channel is recognized by its first page in any case; with
+    /// this, a connection that ends before it said anything counts as the urgent channel and as lost: the migration pauses,
+    /// where a page on its way there would be gone for good otherwise. Leave it off where strangers can connect.
+    /// </summary>
+    public bool Preempt { get; init; }
 
     /// <summary>Answer OPEN_RETURN_PATH with SWITCHOVER_ACK: only for sources with the capability switchover-ack (8.1).</summary>
     public bool SwitchoverAck { get; init; }

@@ -3,6 +3,9 @@ namespace Postcopy.Uffd.Qemu;
 /// <summary>What came over the wire so far.</summary>
 public sealed record QemuIncomingStatistics
 {
+    /// <summary>How far the stream has come.</summary>
+    public StreamPhase Phase { get; init; }
+
     /// <summary>Bytes received on all connections.</summary>
     public long Bytes { get; init; }
 

@@ -79,7 +79,7 @@ internal sealed partial class BlocktimeSweep
         AccrueTo(time);
         if (!state.Blocked)
         {
-            Change(ref state, state.Member, state.Idle, blocked: true);
+            Toggle(ref state, blocked: true);
             state.DownAtStart = _down;
             Plan(index);
             return;
@@ -91,7 +91,7 @@ internal sealed partial class BlocktimeSweep
         state.Blocktime += length;
         // The link's share is taken at the sweep's own position; behind the horizon it can be off by what NoteLate counts.
         state.BlocktimeDown += Math.Min(length, _down - state.DownAtStart);
-        Change(ref state, state.Member, state.Idle, blocked: false);
+        Toggle(ref state, blocked: false);
         Draw(index, record.Start, state.PlannedEnd, !state.PlannedClosed);
         if (state.PlannedClosed)
         {
@@ -171,27 +171,44 @@ internal sealed partial class BlocktimeSweep
             ControlKind.Busy => false,
             _ => state.Idle,
         };
-        Change(ref state, member, idle, state.Blocked);
-    }
-
-    private void Change(ref SlotSweep state, bool member, bool idle, bool blocked)
-    {
         Weigh(in state, -1);
-        bool counted = state.Counting;
         state.Member = member;
         state.Idle = idle;
+        SetCounting(ref state);
+        Weigh(in state, 1);
+    }
+
+    // Once at the start and once at the end of every episode, so it does only what these two change.
+    private void Toggle(ref SlotSweep state, bool blocked)
+    {
         state.Blocked = blocked;
-        state.Counting = blocked && IsAsked(in state);
-        if (counted && !state.Counting)
+        if (IsAsked(in state))
         {
-            state.Overlap += Total - state.TotalAtStart;
+            int sign = blocked ? 1 : -1;
+            _counting += sign;
+            _still += state.Idle ? 0 : sign;
         }
-        else if (!counted && state.Counting)
+
+        SetCounting(ref state);
+    }
+
+    private void SetCounting(ref SlotSweep state)
+    {
+        bool counting = state.Blocked && IsAsked(in state);
+        if (counting == state.Counting)
+        {
+            return;
+        }
+
+        state.Counting = counting;
+        if (counting)
         {
             state.TotalAtStart = Total;
         }
-
-        Weigh(in state, 1);
+        else
+        {
+            state.Overlap += Total - state.TotalAtStart;
+        }
     }
 
     private void Weigh(in SlotSweep state, int sign)

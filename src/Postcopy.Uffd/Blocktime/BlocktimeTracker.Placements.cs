@@ -263,6 +263,7 @@ public sealed partial class BlocktimeTracker
         {
             // The live word says that the record may be used again: it comes last. Partner: BeginOther.
             Volatile.Write(ref record.State, word);
+            InterleavingPoint.Yield("other.released");
             Volatile.Write(ref _live[live], 0);
         }
     }

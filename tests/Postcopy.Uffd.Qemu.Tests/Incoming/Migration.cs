@@ -9,7 +9,9 @@ internal sealed class Migration : IAsyncDisposable
     private readonly Channel<MigrationChannel> _connections = Channel.CreateUnbounded<MigrationChannel>();
     private readonly string _folder = Directory.CreateTempSubdirectory("postcopy-test-").FullName;
 
-    internal Migration(PatternMemory memory, QemuSourceOptions? source = null, QemuIncomingOptions? incoming = null)
+    private readonly List<Relay> _relays = [];
+
+    internal Migration(IMigrationSourceMemory memory, QemuSourceOptions? source = null, QemuIncomingOptions? incoming = null)
     {
         Source = new QemuSource(memory, source);
         Destination = new PostcopyDestination();
@@ -41,6 +43,21 @@ internal sealed class Migration : IAsyncDisposable
         return MigrationChannel.FromSocket(ours);
     }
 
+    /// <summary>A connection over a relay; both ends are accepted.</summary>
+    internal (MigrationChannel Ours, Relay Relay) ConnectOver(Cut? forward = null, Cut? backward = null)
+    {
+        (Socket ours, Socket near) = Pair();
+        (Socket far, Socket theirs) = Pair();
+        Relay relay = new(near, far, forward, backward);
+        lock (_relays)
+        {
+            _relays.Add(relay);
+        }
+
+        Offer(MigrationChannel.FromSocket(theirs));
+        return (MigrationChannel.FromSocket(ours), relay);
+    }
+
     internal (Socket Ours, Socket Theirs) Pair()
     {
         string path = Path.Combine(_folder, Guid.NewGuid().ToString("N")[..8]);
@@ -61,10 +78,28 @@ internal sealed class Migration : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
+        foreach (Relay relay in _relays)
+        {
+            relay.Dispose();
+        }
+
         await Source.DisposeAsync();
         await Incoming.DisposeAsync();
         await Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
         Directory.Delete(_folder, recursive: true);
+    }
+
+    /// <summary>For a test that hangs.</summary>
+    public override string ToString() =>
+        $"source {Source.State} {Source.Statistics} {Source.Error?.Message}; destination {Destination.State}, {Destination.DescribeMissing()}; {Incoming.Statistics}; faults {Destination.Faults}";
+
+    internal static async Task Until(Func<bool> condition)
+    {
+        while (!condition())
+        {
+            TestContext.Current.CancellationToken.ThrowIfCancellationRequested();
+            await Task.Delay(1);
+        }
     }
 
     private Func<MigrationChannel>? Urgent() => SourceOptions.Preempt == QemuPreemptMode.None ? null : Connect;

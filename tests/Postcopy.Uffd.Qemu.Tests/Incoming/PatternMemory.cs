@@ -19,7 +19,7 @@ internal sealed class PatternMemory(params SourceRamBlock[] blocks) : IMigration
     {
         long number = offset / 4096;
         Span<long> words = MemoryMarshal.Cast<byte, long>(page);
-        if (number % 8 == 5)
+        if (number % 8 == 5 || block.StartsWith("zero", StringComparison.Ordinal))
         {
             words.Clear();
             return;

@@ -48,10 +48,10 @@ public sealed class QemuIncomingTests
         for (int i = 1; i <= breaks; i++)
         {
             long until = Ram * i / (breaks + 1);
-            await Until(() => Ram - migration.Destination.Blocks.MissingBytes >= until);
+            await Migration.Until(() => Ram - migration.Destination.Blocks.MissingBytes >= until);
             migration.Source.BreakConnection();
             Assert.Equal(QemuSourceState.PostcopyPaused, await sending);
-            await Until(() => migration.Destination.State == PostcopyState.Paused);
+            await Migration.Until(() => migration.Destination.State == PostcopyState.Paused);
             sending = migration.Resend();
         }
 
@@ -160,14 +160,6 @@ public sealed class QemuIncomingTests
         catch (MigrationConnectionException)
         {
             return true;
-        }
-    }
-
-    private static async Task Until(Func<bool> condition)
-    {
-        while (!condition())
-        {
-            await Task.Delay(1);
         }
     }
 }

@@ -2,21 +2,37 @@ using System.Diagnostics;
 
 namespace Postcopy.Uffd.Qemu.Tests.Live;
 
-/// <summary>A QEMU under TCG with a stopped guest, in a directory of its own that goes with it.</summary>
+/// <summary>A QEMU under TCG, in a directory of its own that goes with it: Debian's own one, or the newest by chroot.</summary>
 internal sealed class QemuProcess : IDisposable
 {
     internal const string Binary = "qemu-system-x86_64";
     private readonly Process _process;
 
-    internal QemuProcess(string arguments)
+    /// <param name="arguments">Of QEMU; @DIR@ is <see cref="Directory"/> as QEMU sees it.</param>
+    /// <param name="newest">The one that eng/get-qemu has fetched.</param>
+    /// <param name="stopped">The guest does not run.</param>
+    /// <param name="content">What @DIR@/content holds.</param>
+    internal QemuProcess(string arguments, bool newest = false, bool stopped = true, byte[]? content = null)
     {
-        Directory = System.IO.Directory.CreateTempSubdirectory("postcopy-qemu-").FullName;
-        string monitor = Path.Combine(Directory, "qmp");
-        _process = Process.Start(new ProcessStartInfo(
-            Binary, $"-S -display none -nodefaults -qmp unix:{monitor},server=on,wait=off {arguments.Replace("@DIR@", Directory, StringComparison.Ordinal)}")
-        { RedirectStandardError = true, WorkingDirectory = Directory })!;
+        string root = newest ? NewestRoot : "";
+        Directory = newest
+            ? System.IO.Directory.CreateDirectory($"{root}/tmp/postcopy-{Guid.NewGuid().ToString("N")[..8]}").FullName
+            : System.IO.Directory.CreateTempSubdirectory("postcopy-qemu-").FullName;
+        Inside = Directory[root.Length..];
+        if (content is not null)
+        {
+            File.WriteAllBytes(Path.Combine(Directory, "content"), content);
+        }
+
+        string command = $"{(stopped ? "-S " : "")}-display none -nodefaults -qmp unix:{Inside}/qmp,server=on,wait=off {arguments.Replace("@DIR@", Inside, StringComparison.Ordinal)}";
+        _process = Process.Start(new ProcessStartInfo(newest ? "chroot" : Binary, newest ? $"{root} /usr/bin/{Binary} {command}" : command)
+        {
+            RedirectStandardError = true,
+            WorkingDirectory = Directory,
+        })!;
         try
         {
+            string monitor = Path.Combine(Directory, "qmp");
             Assert.True(SpinWait.SpinUntil(() => File.Exists(monitor) || _process.HasExited, TimeSpan.FromSeconds(20)));
             Assert.False(_process.HasExited, _process.HasExited ? _process.StandardError.ReadToEnd() : "");
             Monitor = new QmpClient(monitor);
@@ -31,16 +47,35 @@ internal sealed class QemuProcess : IDisposable
     internal static bool IsInstalled { get; } =
         Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(path => File.Exists(Path.Combine(path, Binary)));
 
+    internal static bool HasNewest { get; } = File.Exists($"{NewestRoot}/usr/bin/{Binary}");
+
+    /// <summary>Where this process finds it.</summary>
     internal string Directory { get; }
+
+    /// <summary>Where QEMU finds it.</summary>
+    internal string Inside { get; }
 
     internal QmpClient Monitor { get; }
 
-    /// <summary>The guest's physical memory as the source sees it.</summary>
-    internal byte[] SaveMemory(long length)
+    private static string NewestRoot =>
+        Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? $"{Environment.GetEnvironmentVariable("HOME")}/.cache", "postcopy-uffd/qemu-sid");
+
+    internal static void SkipUnlessThere(bool newest)
     {
+        Assert.SkipUnless(newest || IsInstalled, $"{Binary} is not installed: apt-get install qemu-system-x86");
+        Assert.SkipUnless(!newest || HasNewest, $"the newest QEMU is not in {NewestRoot}: run eng/get-qemu as root");
+    }
+
+    /// <summary>The guest's physical memory as the source sees it.</summary>
+    internal byte[] SaveMemory(long length) => SaveMemory(0, length);
+
+    internal byte[] SaveMemory(long from, long length)
+    {
+        Monitor.Execute("pmemsave", $"{{\"val\": {from}, \"size\": {length}, \"filename\": \"{Inside}/memory\"}}");
         string path = Path.Combine(Directory, "memory");
-        Monitor.Execute("pmemsave", $"{{\"val\": 0, \"size\": {length}, \"filename\": \"{path}\"}}");
-        return File.ReadAllBytes(path);
+        byte[] memory = File.ReadAllBytes(path);
+        File.Delete(path);
+        return memory;
     }
 
     public void Dispose()

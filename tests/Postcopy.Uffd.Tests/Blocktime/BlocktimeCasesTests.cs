@@ -392,6 +392,10 @@ public sealed class BlocktimeCasesTests
         Assert.Equal(5, row.BlocktimeNanoseconds);
         Assert.Equal(5, row.OverlapNanoseconds);
         Assert.Equal(3, row.Episodes);
+        tracker.Fault(77, D, 100);
+        tracker.Place(D, 90);
+        LatencySummary other = tracker.Snapshot(long.MaxValue - 1).OtherLatency;
+        Assert.Equal((1L, 0L, 0L), (other.Count, other.MeanNanoseconds, other.MaxNanoseconds));
         long before = tracker.Now();
         Assert.True(tracker.Now() >= before);
     }

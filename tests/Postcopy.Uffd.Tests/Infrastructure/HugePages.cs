@@ -75,7 +75,8 @@ public sealed class HugePages : IDisposable
     {
         // Other test processes resize the same pool; FileShare.None is an flock that dies with its holder.
         FileStream? held = null;
-        Deadline.Until(() =>
+        // Live migrations with huge pages hold it for a whole test.
+        Assert.True(Deadline.Reached(() =>
         {
             try
             {
@@ -86,7 +87,7 @@ public sealed class HugePages : IDisposable
             {
                 return false;
             }
-        }, "the lock of the huge-page pool, held by another test run");
+        }, TimeSpan.FromMinutes(2)), "The lock of the huge-page pool, /tmp/postcopy-uffd-hugepages.lock, is held by another test run.");
         return held!;
     }
 }

@@ -173,6 +173,7 @@ internal sealed class FakeKernel : IUffdKernel
             vcpu.Queued = false;
         }
 
+        Interleave?.Invoke();
         return new UffdResult(UffdOutcome.Done, (long)length, 0);
     }
 
@@ -277,9 +278,10 @@ internal sealed class FakeKernel : IUffdKernel
         }
 
         long bytes = (long)done << _memory.PageSize.Shift;
-        if (done > 0)
+        foreach (FakeVcpu vcpu in _vcpus.Where(v => v.Waits && v.Page >= first && v.Page < first + done))
         {
-            _ = Wake(start, (nuint)bytes);
+            vcpu.Waits = false;
+            vcpu.Queued = false;
         }
 
         return stop == UffdOutcome.Done ? new UffdResult(UffdOutcome.Done, bytes, 0)

@@ -88,6 +88,10 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
         {
             // With the gate a turn in the middle of an ioctl would wait for the placer that waits for it.
             _kernel.Interleave = Interleaved;
+            if (_mirror is not null)
+            {
+                _mirror.Interleave = Interleaved;
+            }
         }
     }
 
@@ -214,7 +218,8 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
                 ForgetRemovals();
                 break;
             case < 94:
-                _kernel.OutOfMemoryCalls = _random.Next(4);
+                FakeKernel one = _random.Next(2) == 0 ? _kernel : _mirror ?? _kernel;
+                one.OutOfMemoryCalls = _random.Next(4);
                 break;
             case < 95 when _host.Huge:
                 _memory.Pool = _random.Next(3);
@@ -243,6 +248,11 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
         _memory.Pool = int.MaxValue / 2;
         _kernel.OutOfMemoryCalls = 0;
+        if (_mirror is not null)
+        {
+            _mirror.OutOfMemoryCalls = 0;
+        }
+
         for (int round = 0; round < 400; round++)
         {
             _readerClock.Advance(20_000_000);

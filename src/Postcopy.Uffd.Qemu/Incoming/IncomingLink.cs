@@ -1,0 +1,84 @@
+namespace Postcopy.Uffd.Qemu;
+
+/// <summary>
+/// A main connection and the urgent channels that serve it, until all their threads have let go. Guarded by the lock of
+/// <see cref="QemuIncoming"/> where not said otherwise.
+/// </summary>
+internal sealed class IncomingLink
+{
+    private readonly HashSet<MigrationChannel> _urgent = [];
+    private int _threads = 1;
+    private long _received = -1;
+    private long _stillSince;
+
+    internal IncomingLink(MigrationChannel main, long number, bool active)
+    {
+        Number = number;
+        Main = main;
+        Writer = new ReturnPathWriter(main);
+        Active = active;
+    }
+
+    internal MigrationChannel Main { get; }
+
+    /// <summary>A later one has a higher number.</summary>
+    internal long Number { get; }
+
+    internal ReturnPathWriter Writer { get; }
+
+    /// <summary>Requests may go out and urgent pages may come: from the beginning, or after RESUME_ACK.</summary>
+    internal bool Active { get; set; }
+
+    /// <summary>The main connection is lost or over.</summary>
+    internal bool Ended { get; set; }
+
+    /// <summary>An urgent channel ended without its end mark: what was on its way there is gone.</summary>
+    internal Exception? UrgentLost { get; set; }
+
+    /// <summary>Why this side gave it up; null when it did not.</summary>
+    internal Exception? LostBecause { get; private set; }
+
+    /// <summary>Set when no thread places pages for this link any more. Anyone may wait.</summary>
+    internal ManualResetEventSlim Over { get; } = new();
+
+    /// <summary>Gives the connections up; their threads see it and end.</summary>
+    internal void Lose(Exception? why)
+    {
+        LostBecause ??= why;
+        Main.Abort();
+        foreach (MigrationChannel channel in _urgent)
+        {
+            channel.Abort();
+        }
+    }
+
+    internal void Join(MigrationChannel urgent)
+    {
+        _ = _urgent.Add(urgent);
+        _threads++;
+    }
+
+    /// <summary>A thread lets go, after its last placement: the main one, or an urgent channel's.</summary>
+    internal void Leave(MigrationChannel channel)
+    {
+        _ = _urgent.Remove(channel);
+        if (--_threads == 0)
+        {
+            Over.Set();
+        }
+    }
+
+    /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
+    internal bool StandsStill(TimeProvider clock, TimeSpan timeout)
+    {
+        long received = Main.ReceivedBytes;
+        if (received != _received || !Main.IsReceiving)
+        {
+            _received = received;
+            _stillSince = clock.GetTimestamp();
+            return false;
+        }
+
+        return clock.GetElapsedTime(_stillSince) >= timeout;
+    }
+}

@@ -1,0 +1,56 @@
+using System.Globalization;
+
+namespace Postcopy.Uffd.Qemu.Tests.Live;
+
+/// <summary>Reserves huge pages beyond those that are there, and gives them back.</summary>
+internal sealed class HugePages : IDisposable
+{
+    private const string Path = "/proc/sys/vm/nr_hugepages";
+    private const string LockPath = "/tmp/postcopy-uffd-hugepages.lock";
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(60);
+
+    private readonly int _count;
+
+    // The pool is the machine's: the core's tests, in another process, resize it too and take the same lock.
+    private readonly FileStream _lock;
+
+    internal HugePages(int count)
+    {
+        _count = count;
+        _lock = AcquireLock();
+        try
+        {
+            Add(count);
+        }
+        catch (UnauthorizedAccessException)
+        {
+            _lock.Dispose();
+            Assert.Skip($"{Path} cannot be written: run as root, or reserve {count} huge pages: sysctl vm.nr_hugepages={count}");
+        }
+    }
+
+    public void Dispose()
+    {
+        Add(-_count);
+        _lock.Dispose();
+    }
+
+    private static FileStream AcquireLock()
+    {
+        long start = System.Diagnostics.Stopwatch.GetTimestamp();
+        while (true)
+        {
+            try
+            {
+                return new FileStream(LockPath, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None);
+            }
+            catch (IOException) when (System.Diagnostics.Stopwatch.GetElapsedTime(start) < s_patience)
+            {
+                Thread.Sleep(50);
+            }
+        }
+    }
+
+    private static void Add(int count) =>
+        File.WriteAllText(Path, (int.Parse(File.ReadAllText(Path), CultureInfo.InvariantCulture) + count).ToString(CultureInfo.InvariantCulture));
+}
