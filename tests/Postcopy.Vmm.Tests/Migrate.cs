@@ -9,12 +9,14 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>A migration over TCP between two machines of this process.</summary>
 internal sealed class Migrate : IAsyncDisposable
 {
+    private readonly EndPoint? _address;
     private readonly Socket _listener = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
 
     internal Migrate(KvmSystem kvm, VirtualMachine from, int passes = 1, long bandwidth = 0, Action<MachineState>? spoil = null)
     {
         _listener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
         _listener.Listen();
+        _address = _listener.LocalEndPoint;
         Out = new Outgoing(from, passes, bandwidth) { Spoil = spoil };
         In = new Incoming(kvm, recoverTimeout: TimeSpan.FromSeconds(20));
     }
@@ -34,7 +36,14 @@ internal sealed class Migrate : IAsyncDisposable
 
     internal Task<IncomingReport> ReceiveAsync() => In.RunAsync(_listener);
 
-    internal Task<OutgoingReport> SendAsync() => Out.RunAsync(ConnectAsync);
+    internal Task<OutgoingReport> SendAsync(int reconnections = 20) => Out.RunAsync(ConnectAsync, reconnections);
+
+    /// <summary>The connections are gone, and nobody listens any more.</summary>
+    internal async Task DestinationDiesAsync()
+    {
+        _listener.Dispose();
+        await In.DisposeAsync();
+    }
 
     public async ValueTask DisposeAsync()
     {
@@ -46,7 +55,7 @@ internal sealed class Migrate : IAsyncDisposable
     private async Task<MigrationChannel> ConnectAsync(CancellationToken cancellationToken)
     {
         Socket socket = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
-        await socket.ConnectAsync(_listener.LocalEndPoint!, cancellationToken);
+        await socket.ConnectAsync(_address!, cancellationToken);
         return MigrationChannel.FromSocket(socket);
     }
 }

@@ -28,6 +28,7 @@ internal sealed class Incoming : IAsyncDisposable
     private VirtualMachine? _machine;
     private MachineState? _state;
     private bool _complete;
+    private bool _disposed;
     private Exception? _refusal;
     private TimeSpan? _downtime;
 
@@ -100,6 +101,11 @@ internal sealed class Incoming : IAsyncDisposable
     /// </summary>
     public async ValueTask DisposeAsync()
     {
+        if (Interlocked.Exchange(ref _disposed, true))
+        {
+            return;
+        }
+
         await _incoming.DisposeAsync();
         await _destination.CloseAsync(MissingPagePolicy.Poison);
         if (!_complete && _machine is { } machine)

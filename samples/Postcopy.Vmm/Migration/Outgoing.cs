@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Net.Sockets;
 using Postcopy.Uffd;
 using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Machine;
@@ -19,6 +20,8 @@ internal sealed class Outgoing : IMigrationSourceMemory
 
     internal const string MachineType = "postcopy-vmm";
 
+    // Time for the destination to notice, too, that the old connection is gone.
+    private static readonly TimeSpan s_reconnectAfter = TimeSpan.FromMilliseconds(250);
     private static readonly TimeSpan s_stopLimit = TimeSpan.FromSeconds(20);
 
     private readonly VirtualMachine _machine;
@@ -57,39 +60,54 @@ internal sealed class Outgoing : IMigrationSourceMemory
 
     /// <summary>
     /// Sends it. A connection that breaks in postcopy is made anew. When it fails before the point of no return, the guest
-    /// runs on here.
+    /// runs on here; after it never, whatever happens: the destination may be running it.
     /// </summary>
     /// <param name="connect">Makes a connection to the destination.</param>
     /// <param name="reconnections">How many broken connections to make anew.</param>
     /// <param name="cancellationToken">Gives up.</param>
     internal async Task<OutgoingReport> RunAsync(
-        Func<CancellationToken, Task<MigrationChannel>> connect, int reconnections = 5, CancellationToken cancellationToken = default)
+        Func<CancellationToken, Task<MigrationChannel>> connect, int reconnections = 20, CancellationToken cancellationToken = default)
     {
         long start = Stopwatch.GetTimestamp();
         MigrationChannel Urgent() => connect(cancellationToken).GetAwaiter().GetResult();
         _machine.LogDirty(on: true);
         int used = 0;
-        QemuSourceState state;
         try
         {
-            state = await _source.RunAsync(await connect(cancellationToken), Urgent, cancellationToken);
-            while (state == QemuSourceState.PostcopyPaused && used++ < reconnections)
+            QemuSourceState state = await _source.RunAsync(await connect(cancellationToken), Urgent, cancellationToken);
+            while (state == QemuSourceState.PostcopyPaused && used < reconnections)
             {
-                state = await _source.ResumeAsync(await connect(cancellationToken), Urgent, cancellationToken);
+                used++;
+                await Task.Delay(s_reconnectAfter, cancellationToken);
+                state = await TryResumeAsync(connect, Urgent, cancellationToken);
+            }
+
+            return new OutgoingReport(state, _source.Statistics, _dirty, used, Stopwatch.GetElapsedTime(start));
+        }
+        finally
+        {
+            if (!_source.IsPastPointOfNoReturn)
+            {
+                GoOnHere();
             }
         }
-        catch
+    }
+
+    /// <summary>The destination may be away for a while: that is one attempt lost, not the guest.</summary>
+    private async Task<QemuSourceState> TryResumeAsync(
+        Func<CancellationToken, Task<MigrationChannel>> connect, Func<MigrationChannel> urgent, CancellationToken cancellationToken)
+    {
+        MigrationChannel main;
+        try
         {
-            GoOnHere();
-            throw;
+            main = await connect(cancellationToken);
+        }
+        catch (Exception e) when (e is SocketException or VmmException)
+        {
+            return QemuSourceState.PostcopyPaused;
         }
 
-        if (state is QemuSourceState.Failed or QemuSourceState.Cancelled)
-        {
-            GoOnHere();
-        }
-
-        return new OutgoingReport(state, _source.Statistics, _dirty, used, Stopwatch.GetElapsedTime(start));
+        return await _source.ResumeAsync(main, urgent, cancellationToken);
     }
 
     /// <summary>On the source's thread, when the precopy pass is over.</summary>

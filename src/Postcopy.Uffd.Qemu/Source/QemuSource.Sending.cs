@@ -8,6 +8,7 @@ public sealed partial class QemuSource
 
     private (int Block, long Page) _cursor;
     private bool _switched;
+    private bool _packageSent;
     private bool _endSent;
     private bool _resumeSent;
     private long _pages;
@@ -152,6 +153,7 @@ public sealed partial class QemuSource
         lock (_lock)
         {
             // Before the package is on its way: its PONG may be back before this thread is.
+            _packageSent = true;
             _state = _options.UsePointOfNoReturn && !_pointOfNoReturnPong ? QemuSourceState.PostcopyDevice : QemuSourceState.Active;
         }
 

@@ -78,6 +78,22 @@ public sealed partial class QemuSource : IAsyncDisposable
     /// <summary>Why it paused or failed; null otherwise.</summary>
     public Exception? Error { get; private set; }
 
+    /// <summary>
+    /// True once the destination may run the guest: whatever becomes of the migration, a guest of this host must never run
+    /// again. With <see cref="QemuSourceOptions.UsePointOfNoReturn"/> that is when the destination said so, without it when
+    /// the package is on its way.
+    /// </summary>
+    public bool IsPastPointOfNoReturn
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _options.UsePointOfNoReturn ? _pointOfNoReturnPong : _packageSent;
+            }
+        }
+    }
+
     /// <summary>Bytes per second of pages that nobody asked for; 0 is unlimited. Requested pages are not held back by it.</summary>
     public long BackgroundBandwidth
     {
