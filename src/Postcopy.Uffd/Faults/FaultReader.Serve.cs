@@ -40,7 +40,9 @@ internal sealed unsafe partial class FaultReader
     {
         nuint address = block.HostAddress + (nuint)(page << block.PageSize.Shift);
         BlocktimeTicket ticket = _blocktime is null ? default : _blocktime.Begin(threadId, address, readAt, _wokeAt).Ticket;
+        InterleavingPoint.Yield("fault.begun");
         bool requested = block.Requested.TestAndSet(page);
+        InterleavingPoint.Yield("fault.requested");
         if (block.Received.Test(page))
         {
             _blocktime?.Cancel(ticket);

@@ -207,7 +207,9 @@ public sealed partial class PostcopyPlacer
         long pages = bytes >> shift;
 
         // A full fence between "received" and the look at "requested"; the partner is FaultReader.ServeMissing.
+        InterleavingPoint.Yield("place.done");
         long changed = block.MarkReceived(page, pages);
+        InterleavingPoint.Yield("place.received");
         foreach (BlockMapping mirror in block.Mirrors)
         {
             MapMirror(mirror, start, bytes);

@@ -354,6 +354,25 @@ public sealed class FaultReaderTests
         Assert.True(vcpu.IsRunnable);
     }
 
+    [Theory(Timeout = 60_000)]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task APresentPageWhoseAddressSpaceChangesIsNotTakenForAnExhaustedPool(bool huge) => await Task.Run(() =>
+    {
+        // COPY says "already present"; before CONTINUE can confirm it, a madvise begins.
+        using ReaderBench bench = new(pages: 8, shared: true, huge: huge);
+        bench.Memory.Frames[3] = 7;
+        bench.Kernel.Interleave = () =>
+        {
+            if (bench.Kernel.Calls == 1 && bench.Kernel.Removals.Count == 0)
+            {
+                bench.Kernel.StartRemoval(5, 1);
+            }
+        };
+        Assert.Equal(PlaceOutcome.AddressSpaceChanging, bench.Placer.PlaceZero(bench.Block, 3 * bench.Block.PageSize.Bytes, bench.Block.PageSize.Bytes).Outcome);
+        Assert.False(bench.Block.Received.Test(3));
+    });
+
     [Fact]
     public void AnUnmapInAMirrorsProcessLeavesTheBlockAsItIs()
     {

@@ -1,3 +1,4 @@
+using Postcopy.Uffd.Interop;
 using Postcopy.Uffd.Tests.Destination;
 using Postcopy.Uffd.Tests.Infrastructure;
 
@@ -49,6 +50,19 @@ public sealed class MirrorTests
         }
 
         Assert.Equal(Pages.Expected(4, 4096)[0], (byte)waiter.Result);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task PoisonReachesTheMirrorToo() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.Poison);
+        using PlacerBench bench = new(RawMapping.Memfd(8), UffdModes.Missing | UffdModes.Minor, UffdFeatures.Poison);
+        using UffdArena mirror = new(bench.Arena.Memory.Alias(), UffdModes.Missing, UffdFeatures.Poison);
+        bench.Block.AttachMirror(mirror.Uffd, mirror.Memory.Address, UffdModes.Missing);
+        Assert.True(bench.Place(1).IsReceived);
+        Assert.Equal(7, bench.Placer.PoisonMissing(bench.Block).PagesPlaced);
+        Assert.Equal(-1, Libc.madvise(mirror.Page(2), 4096, Libc.MADV_POPULATE_READ));
+        Assert.Equal(Pages.Expected(1, 4096)[0], (byte)mirror.Read(1).Result);
     });
 
     [Fact(Timeout = Limit)]

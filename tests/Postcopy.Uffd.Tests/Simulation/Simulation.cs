@@ -36,6 +36,7 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     private readonly FakeKernel? _mirror;
     private readonly SimulatedClock _readerClock = new();
     private readonly SimulatedClock _placerClock = new();
+    private readonly BlocktimeTracker _tracker = new();
     private readonly PostcopyPlacer _placer;
     private readonly FaultReader _reader;
     private readonly List<FakeVcpu> _vcpus = [];
@@ -46,6 +47,7 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
     private bool _inTurn;
     private bool _inPlacement;
+    private bool _atAPoint;
     private bool _linked = true;
     private int _busy;
     private int _disconnected;
@@ -67,8 +69,8 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
         _block.Attach(_kernel, modes, _kernel.Operations);
 
         LayoutGate? gate = host.FollowEvents ? new LayoutGate() : null;
-        _placer = new PostcopyPlacer(new PlacerOptions { TimeProvider = _placerClock, Deadline = TimeSpan.FromMilliseconds(4), CopyRunBytes = 4 * (int)size.Bytes }) { Gate = gate };
-        _reader = new FaultReader(new FaultReaderOptions { BatchSize = 4 }, _placer, null, _registry, gate, this) { Clock = _readerClock };
+        _placer = new PostcopyPlacer(new PlacerOptions { TimeProvider = _placerClock, Deadline = TimeSpan.FromMilliseconds(4), CopyRunBytes = 4 * (int)size.Bytes }, _tracker) { Gate = gate };
+        _reader = new FaultReader(new FaultReaderOptions { BatchSize = 4 }, _placer, _tracker, _registry, gate, this) { Clock = _readerClock };
         _reader.AddSource(new FaultSource(_kernel, -1, _registry, isPrimary: true));
         AddVcpus(_kernel, 4, firstThread: 100);
         if (host.Mirror != UffdModes.None)
@@ -100,15 +102,26 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     /// <summary>Plays the schedule; throws what is wrong.</summary>
     internal void Play(int steps)
     {
-        for (int i = 0; i < steps; i++)
+        // Between the atomic steps of tracker, reader and placer (Debug only: the seam is not in a Release build).
+        InterleavingPoint.Install(AtAPoint);
+        try
         {
-            Step();
+            for (int i = 0; i < steps; i++)
+            {
+                Step();
+                Check();
+            }
+
+            Settle();
             Check();
         }
+        finally
+        {
+            InterleavingPoint.Install(null);
+        }
 
-        Settle();
-        Check();
         Assert.All(_vcpus, v => Assert.True(v.IsIdle));
+        Assert.Empty(_tracker.Snapshot().OpenStalls);
     }
 
     public RequestOutcome TryRequest(in PageRequest request)
@@ -158,6 +171,7 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     {
         _reader.Dispose();
         _placer.Dispose();
+        _tracker.Dispose();
         _registry.Dispose();
         _mapping.Dispose();
         NativeMemory.Free((void*)_source);
@@ -170,6 +184,10 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
         for (uint i = 0; i < count; i++)
         {
             _vcpus.Add(kernel.AddVcpu(firstThread + i));
+            if (kernel == _kernel)
+            {
+                _ = _tracker.AddVcpu(firstThread + i);
+            }
         }
     }
 
@@ -383,6 +401,34 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
             Turn();
         }
+    }
+
+    /// <summary>The other party of a race gets its turn in the middle of this one.</summary>
+    private void AtAPoint(string place)
+    {
+        if (_atAPoint || _random.Next(8) != 0 || !(place.StartsWith("fault.", StringComparison.Ordinal) || place.StartsWith("place.", StringComparison.Ordinal)))
+        {
+            return;
+        }
+
+        _atAPoint = true;
+        if (_inTurn && !_inPlacement)
+        {
+            // Pages that somebody waits for, or any.
+            FakeVcpu vcpu = _vcpus[_random.Next(_vcpus.Count)];
+            _ = Place(vcpu.IsIdle ? _random.Next(Pages) : vcpu.Page, 1);
+        }
+        else if (_inPlacement && !_inTurn && !_host.FollowEvents)
+        {
+            foreach (FakeVcpu vcpu in _vcpus.Where(v => v.IsRunnable))
+            {
+                Run(vcpu);
+            }
+
+            Turn();
+        }
+
+        _atAPoint = false;
     }
 
     private void Relink()
