@@ -38,7 +38,7 @@ internal sealed class CommandLine
     };
 
     private readonly Option<int> _timeout = Number("--timeout", "SECONDS", 300, 1, 86_400, "Give up after that long, and say what is missing");
-    private readonly Option<bool> _preempt = new("--preempt") { Description = "Let the embedded source send requested pages on a channel of their own; an outside source's channels are recognized by themselves" };
+    private readonly Option<bool> _preempt = new("--preempt") { Description = "Requested pages come on a channel of their own (postcopy-preempt): the embedded source opens one; with --listen, the loss of the outside source's counts as a lost connection" };
     private readonly Option<string?> _tlsCert = File("--tls-cert", "Certificate of this destination, PEM; needs --tls-key and --listen");
     private readonly Option<string?> _tlsKey = File("--tls-key", "Its private key, PEM");
     private readonly Option<string?> _tlsCa = File("--tls-ca", "Only sources whose certificate this authority signed may connect, PEM");

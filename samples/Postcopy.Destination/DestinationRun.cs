@@ -11,6 +11,9 @@ internal sealed class DestinationRun : IAsyncDisposable
     private const int Failure = 1;
     private const int Interrupted = 130;
 
+    // With recovery switched on a stalled connection is given up for a new one.
+    private static readonly TimeSpan s_stall = TimeSpan.FromSeconds(30);
+
     private readonly DestinationOptions _options;
     private readonly Output _output;
     private readonly PostcopyDestination _destination;
@@ -36,7 +39,8 @@ internal sealed class DestinationRun : IAsyncDisposable
             CreateBlock = CreateBlock,
             OnPackage = PackageAsync,
             OnRunning = () => _vcpus?.Start(),
-            StallTimeout = options.Timeout,
+            StallTimeout = options.RecoverTimeout > TimeSpan.Zero && options.Timeout > s_stall ? s_stall : options.Timeout,
+            Preempt = options.Preempt && options.Listen is not null,
             RecoverTimeout = options.RecoverTimeout,
         });
     }

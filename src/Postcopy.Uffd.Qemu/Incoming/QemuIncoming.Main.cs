@@ -95,12 +95,12 @@ public sealed partial class QemuIncoming
         finally
         {
             // Also when the record behind them is malformed: the fault thread may be reading a staged page.
+            _ = Interlocked.Add(ref _pages, pages - zeros);
+            _ = Interlocked.Add(ref _zeroPages, zeros);
+            _ = Interlocked.Add(ref counter, pages);
             placer.Flush();
         }
 
-        _ = Interlocked.Add(ref _pages, pages - zeros);
-        _ = Interlocked.Add(ref _zeroPages, zeros);
-        _ = Interlocked.Add(ref counter, pages);
         return kind;
     }
 

@@ -34,6 +34,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private RamBlock[] _blocks = [];
     private IncomingLink? _link;
     private long _accepted;
+    private bool _disposed;
     private bool _started;
     private bool _over;
     private bool _pointOfNoReturn;
@@ -142,6 +143,11 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     /// <summary>Ends it and waits for its threads; an unfinished migration fails.</summary>
     public async ValueTask DisposeAsync()
     {
+        if (Interlocked.Exchange(ref _disposed, true))
+        {
+            return;
+        }
+
         Fail(new OperationCanceledException("Receiving was given up."));
         await StopAsync(Task.CompletedTask).ConfigureAwait(false);
         _ = _result.Task.Exception;

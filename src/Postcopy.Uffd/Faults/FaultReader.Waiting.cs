@@ -313,7 +313,7 @@ internal sealed unsafe partial class FaultReader
     private bool SendRuns(IPageRequester requester, RamBlock block, ref long page, long end)
     {
         long most = Math.Max(1, LongestRequest >> block.PageSize.Shift);
-        while (page < end && block.TryFindUnsent(page, out long first) && first < end)
+        while (page < end && block.TryFindUnsent(page, end, out long first))
         {
             if (_sendsLeft-- <= 0)
             {

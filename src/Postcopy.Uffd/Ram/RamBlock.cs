@@ -209,10 +209,10 @@ public sealed partial class RamBlock
     }
 
     /// <summary>Finds the next page that was asked for and is not received, at or after <paramref name="from"/>.</summary>
-    internal bool TryFindOpenRequest(long from, out long page) => TryFindOpen(from, onlyUnsent: false, out page);
+    internal bool TryFindOpenRequest(long from, out long page) => TryFindOpen(from, PageCount, onlyUnsent: false, out page);
 
-    /// <summary>Finds the next page of which the source must be told, at or after <paramref name="from"/>.</summary>
-    internal bool TryFindUnsent(long from, out long page) => TryFindOpen(from, onlyUnsent: true, out page);
+    /// <summary>Finds the next page in [from, end) of which the source must be told.</summary>
+    internal bool TryFindUnsent(long from, long end, out long page) => TryFindOpen(from, end, onlyUnsent: true, out page);
 
     /// <summary>For the fault thread: takes the duty to tell the source of a page; false when there is none (any more).</summary>
     internal bool TryTakeUnsent(long page) => Unsent.TestAndClear(page) && Requested.Test(page) && !Received.Test(page);
@@ -230,9 +230,9 @@ public sealed partial class RamBlock
         }
     }
 
-    private bool TryFindOpen(long from, bool onlyUnsent, out long page)
+    private bool TryFindOpen(long from, long end, bool onlyUnsent, out long page)
     {
-        for (long word = from >> 6; word < Requested.WordCount; word++)
+        for (long word = from >> 6; word << 6 < end; word++)
         {
             ulong open = Requested.LoadWord(word) & ~Received.LoadWord(word);
             if (onlyUnsent)
@@ -248,7 +248,7 @@ public sealed partial class RamBlock
             if (open != 0)
             {
                 page = (word << 6) + BitOperations.TrailingZeroCount(open);
-                return true;
+                return page < end;
             }
         }
 

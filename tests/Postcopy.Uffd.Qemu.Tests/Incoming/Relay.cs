@@ -26,6 +26,9 @@ internal sealed class Relay : IDisposable
     /// <summary>Bytes that came from the source, held ones included.</summary>
     internal long FromSource => Volatile.Read(ref _forwarded);
 
+    /// <summary>What passed from the source.</summary>
+    internal List<byte> Recording { get; } = [];
+
     /// <summary>Both ends see a closed connection.</summary>
     internal void Break()
     {
@@ -67,6 +70,9 @@ internal sealed class Relay : IDisposable
         {
             // It is closed already.
         }
+
+        // A peer that is blocked on a full window notices only a closed socket (qemu-wire.md 0.9).
+        socket.Dispose();
     }
 
     private Thread Start(Socket from, Socket to, Cut? cut, bool isForward)
@@ -110,6 +116,11 @@ internal sealed class Relay : IDisposable
                 }
 
                 int pass = cut?.Pass(buffer.AsSpan(0, got)) ?? got;
+                if (isForward)
+                {
+                    Recording.AddRange(buffer.AsSpan(0, pass));
+                }
+
                 Send(to, buffer.AsSpan(0, pass));
                 if (pass < got)
                 {
@@ -117,7 +128,7 @@ internal sealed class Relay : IDisposable
                 }
             }
         }
-        catch (SocketException)
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {
             // One end is gone, and the other is to know.
         }

@@ -47,14 +47,14 @@ public sealed class QemuIncomingLiveTests
         using QemuProcess qemu = Stopped("-machine pc,memory-backend=mem0 -object memory-backend-memfd,id=mem0,size=128M,hugetlb=on,hugetlbsize=2M,share=on", newest);
         string expected = Hash(qemu);
         await using LiveMigration migration = new(qemu, preempt: preempt);
-        migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 50_000_000);
+        migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 30_000_000);
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
-        if (!(newest && preempt))
+        if (!newest)
         {
-            // 11.1 looks at the answer to PING 0x42 between sections only, and one of huge pages is 128 MiB long: broken
-            // in it, it stays in postcopy-device (docs/qemu.md).
-            await migration.BrokenAsync(LiveMigration.Memory / 2);
+            // 11.1 looks at the answer to PING 0x42 between sections only, and one of huge pages has 128 MiB: broken inside
+            // it, it fails and may let its guest go on (docs/qemu.md).
+            await migration.BrokenAsync(LiveMigration.Memory * 3 / 4);
             migration.Resume();
         }
 

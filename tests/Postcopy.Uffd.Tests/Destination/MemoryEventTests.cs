@@ -205,6 +205,94 @@ public sealed class MemoryEventTests
         }
     }
 
+    [Fact(Timeout = Limit)]
+    public async Task WhoeverWaitsAtTheOldAddressOfAMovedBlockIsWoken() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.EventRemap);
+        // Its memory is gone from there: what it gets is SIGSEGV, not sleep without end.
+        using ChildProcess child = ChildProcess.Start(MoveUnderAWaiter);
+        Assert.Equal("waiting", child.ReadLine());
+        Assert.Equal(128 + 11, child.WaitForExit());
+    });
+
+    private static void MoveUnderAWaiter(ChildScenario child)
+    {
+        DestinationBench bench = new(pages: 16, options: s_follow);
+        nuint from = bench.Mapping.Address;
+        nuint to = Reserve(16);
+        FaultingThread waiter = bench.Read(5);
+        _ = bench.Requester.Take();
+        child.Say("waiting");
+        _ = bench.Run(() => (long)TestLibc.mremap(from, 16 * 4096, 16 * 4096, TestLibc.MREMAP_MAYMOVE | TestLibc.MREMAP_FIXED, to)).Result;
+        _ = waiter.Wait(Deadline.Default);
+    }
+
+    [Fact(Timeout = Limit)]
+    public async Task ABalloonThatRacesTheEndComesBack() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.EventRemove);
+        for (int round = 0; round < 10; round++)
+        {
+            using DestinationBench bench = new(options: s_follow);
+            bool stop = false;
+            FaultingThread balloon = bench.Run(() =>
+            {
+                while (!Volatile.Read(ref stop))
+                {
+                    _ = Libc.madvise(bench.Mapping.Page(0), 4096, Libc.MADV_DONTNEED);
+                }
+
+                return 0;
+            });
+            bench.PlaceAll();
+            _ = bench.Destination.CompleteAsync().WaitAsync(Deadline.Default).GetAwaiter().GetResult();
+            Volatile.Write(ref stop, true);
+            Assert.Equal(0, balloon.Result);
+        }
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task PlacersGoOnWhileABlockMovesToAndFro() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.EventRemap);
+        const int pages = 2048;
+        using DestinationBench bench = new(pages: pages, options: s_follow);
+        nuint[] places = [bench.Mapping.Address, Reserve(pages)];
+        Task placing = Task.Factory.StartNew(() =>
+        {
+            for (int page = 0; page < pages; page++)
+            {
+                PlaceResult result = bench.Place(page);
+                Assert.True(result.IsReceived, result.ToString());
+            }
+        }, TaskCreationOptions.LongRunning);
+        FaultingThread mover = bench.Run(() =>
+        {
+            for (int i = 0; i < 20; i++)
+            {
+                // The place it left is kept as address space of ours: nobody may come to lie there.
+                nuint from = places[i % 2];
+                nuint to = places[(i + 1) % 2];
+                if (TestLibc.mremap(from, pages * 4096, pages * 4096, TestLibc.MREMAP_MAYMOVE | TestLibc.MREMAP_FIXED, to) != to ||
+                    Libc.mmap_anonymous(from, pages * 4096, Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_FIXED | Libc.MAP_NORESERVE, -1, 0) != from)
+                {
+                    return -1;
+                }
+
+                bench.Mapping.Moved(to);
+            }
+
+            return 0;
+        });
+        placing.WaitAsync(Deadline.Default).GetAwaiter().GetResult();
+        Assert.Equal(0, mover.Result);
+        Deadline.Until(() => bench.Block.HostAddress == bench.Mapping.Address, "the last event");
+        for (int page = 0; page < pages; page++)
+        {
+            bench.AssertContent(page);
+        }
+    });
+
     /// <summary>Address space that mremap takes over.</summary>
     private static nuint Reserve(int pages) =>
         Libc.mmap_anonymous(0, (nuint)pages * 4096, Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | Libc.MAP_NORESERVE, -1, 0);

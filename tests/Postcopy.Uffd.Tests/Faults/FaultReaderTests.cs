@@ -317,6 +317,43 @@ public sealed class FaultReaderTests
         Assert.Equal(0, bench.Memory.Frames[5]);
     }
 
+    [Fact(Timeout = 60_000)]
+    public async Task NoPlacementFallsBetweenReadingAnEventAndActingOnIt() => await Task.Run(() =>
+    {
+        // The madvise thread runs on as soon as its event is read, and has thrown the page away before the reader
+        // knows of it: a COPY now would put the source's bytes where zeros were promised (hazards H4, H5).
+        using ReaderBench bench = new(events: true);
+        nuint source = Destination.Pages.Make(1, 4096);
+        Task<PlaceResult>? placing = null;
+        bench.Kernel.StartRemoval(5, 1);
+        bench.Kernel.AfterRead = () =>
+        {
+            bench.Kernel.AfterRead = null;
+            bench.Kernel.RunMadvise();
+            bench.Kernel.RunMadvise();
+            Assert.Empty(bench.Kernel.Removals);
+            placing = Task.Factory.StartNew(() => bench.Placer.Place(bench.Block, 5 * 4096, source, 4096), TaskCreationOptions.LongRunning);
+            Assert.False(placing.Wait(TimeSpan.FromMilliseconds(100)), "A placement was let through.");
+        };
+
+        bench.Reader.Turn();
+
+        Assert.Equal(PlaceOutcome.AlreadyReceived, placing!.WaitAsync(Infrastructure.Deadline.Default).GetAwaiter().GetResult().Outcome);
+        Assert.Null(bench.Memory.Frames[5]);
+        Destination.Pages.Free(source);
+    });
+
+    [Fact]
+    public void AThreadThatWaitsWhereMemoryIsNotRegisteredAnyMoreIsWoken()
+    {
+        using ReaderBench bench = new();
+        _ = bench.Block.MarkReceived(9, 1);
+        bench.Kernel.NotRegistered = true;
+        FakeVcpu vcpu = bench.Touch(9);
+        bench.Reader.Turn();
+        Assert.True(vcpu.IsRunnable);
+    }
+
     [Fact]
     public void AnUnmapInAMirrorsProcessLeavesTheBlockAsItIs()
     {

@@ -8,6 +8,7 @@ internal static unsafe partial class TestLibc
     internal const int SIGCHLD = 17;
     internal const int SIGKILL = 9;
     internal const int SIGBUS = 7;
+    internal const int SIGWINCH = 28;
     internal const int MREMAP_MAYMOVE = 1;
     internal const int MREMAP_FIXED = 2;
     internal const int MADV_FREE = 8;
@@ -37,6 +38,12 @@ internal static unsafe partial class TestLibc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int kill(int pid, int signal);
+
+    [LibraryImport("libc", SetLastError = true)]
+    private static partial int tgkill(int process, int thread, int signal);
+
+    /// <summary>Sends a signal to one thread of this process.</summary>
+    internal static int SignalThread(int thread, int signal) => tgkill(Environment.ProcessId, thread, signal);
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int waitpid(int pid, int* status, int options);

@@ -65,11 +65,17 @@ internal sealed class FakeKernel : IUffdKernel
 
     internal bool TargetGone { get; set; }
 
+    /// <summary>The range was unmapped or moved.</summary>
+    internal bool NotRegistered { get; set; }
+
     /// <summary>Chance in percent that an ioctl over several pages stops early.</summary>
     internal int PartialPercent { get; init; } = 30;
 
     /// <summary>Runs right before and right after a placing call took effect: other threads of the schedule.</summary>
     internal Action? Interleave { get; set; }
+
+    /// <summary>Runs when messages were taken out and the reader has not seen them yet.</summary>
+    internal Action? AfterRead { get; set; }
 
     /// <summary>Threads in madvise that have not come back.</summary>
     internal IReadOnlyList<Removal> Removals => _removals;
@@ -162,6 +168,7 @@ internal sealed class FakeKernel : IUffdKernel
         }
 
         MessagesRead += count;
+        AfterRead?.Invoke();
         return count;
     }
 
@@ -253,6 +260,11 @@ internal sealed class FakeKernel : IUffdKernel
         if (TargetGone)
         {
             return new UffdResult(UffdOutcome.TargetGone, 0, 3);
+        }
+
+        if (NotRegistered)
+        {
+            return new UffdResult(UffdOutcome.NotRegistered, 0, 2);
         }
 
         if (IsChanging())

@@ -1,0 +1,128 @@
+using Postcopy.Uffd.Tests.Destination;
+using Postcopy.Uffd.Tests.Infrastructure;
+
+namespace Postcopy.Uffd.Tests.Placement;
+
+public sealed class StagingWindowTests
+{
+    private const int Limit = 60_000;
+
+    [Fact(Timeout = Limit)]
+    public async Task AStagedPageIsPlacedByTheFaultThreadAndNotAgainByTheChannel() => await Task.Run(() =>
+    {
+        using PlacerBench bench = new(RawMapping.Anonymous(8));
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint source = bench.Source(3, 1);
+        window.Add(bench.Block, 3 * 4096, source);
+        window.Add(bench.Block, 4 * 4096, 0);
+        Assert.False(bench.Block.Received.Test(3));
+
+        Assert.True(bench.Placer.TryPlaceStaged(bench.Block, 3));
+        bench.AssertContent(3, 3);
+        Assert.False(bench.Placer.TryPlaceStaged(bench.Block, 5));
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal((1L, 4096L), (bench.Placer.Statistics.StagedPagesPlacedOnFault, bench.Placer.Statistics.CopiedBytes));
+        bench.AssertZero(4);
+        Assert.Equal(0, window.Count);
+        Pages.Free(source);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task APageInHandOfTheChannelIsNotTakenForTheSamePageOfAnotherBlock() => await Task.Run(() =>
+    {
+        // While the channel places page 3 of one block, a thread faults on page 3 of the other.
+        using PlacerBench bench = new(RawMapping.Anonymous(8));
+        using RawMapping more = RawMapping.Anonymous(8);
+        RamBlock other = bench.Registry.Add(new RamBlockSpec { Name = "other", HostAddress = more.Address, UsedLength = 8 * 4096 });
+        using StagingWindow window = bench.Placer.CreateWindow();
+        DuringPlacement probe = new(() => bench.Placer.TryPlaceStaged(other, 3), () => bench.Placer.TryPlaceStaged(bench.Block, 3));
+        bench.Placer.Observer = probe;
+        window.Add(bench.Block, 3 * 4096, 0);
+
+        Assert.True(window.Flush().IsReceived);
+
+        Assert.Equal((false, true), (probe.Other, probe.Own));
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task AFullWindowIsRefusedAndAFlushEmptiesIt() => await Task.Run(() =>
+    {
+        using PlacerBench bench = new(RawMapping.Anonymous(512));
+        using StagingWindow window = bench.Placer.CreateWindow();
+        for (int i = 0; i < StagingWindow.Capacity; i++)
+        {
+            window.Add(bench.Block, i * 4096L, 0);
+        }
+
+        Assert.True(window.IsFull);
+        Assert.Throws<InvalidOperationException>(() => window.Add(bench.Block, 300 * 4096, 0));
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(StagingWindow.Capacity, bench.Block.Received.CountSet());
+        // Neighbouring zeros go together.
+        Assert.InRange(bench.Placer.Statistics.Operations, 1, 4);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task FaultThreadAndChannelRacingPlaceEachPageOnce() => await Task.Run(() =>
+    {
+        const int pages = 4096;
+        using PlacerBench bench = new(RawMapping.Anonymous(pages));
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint source = bench.Source(1, 1);
+        bool stop = false;
+        Task faults = Task.Factory.StartNew(() =>
+        {
+            Random random = new(1);
+            while (!Volatile.Read(ref stop))
+            {
+                int page = random.Next(pages);
+                if (!bench.Block.Received.Test(page))
+                {
+                    _ = bench.Placer.TryPlaceStaged(bench.Block, page);
+                }
+            }
+        }, TaskCreationOptions.LongRunning);
+        for (int page = 0; page < pages; page++)
+        {
+            window.Add(bench.Block, page * 4096L, page % 3 == 0 ? 0 : source);
+            if (window.IsFull)
+            {
+                Assert.True(window.Flush().IsReceived);
+            }
+        }
+
+        Assert.True(window.Flush().IsReceived);
+        Volatile.Write(ref stop, true);
+        faults.WaitAsync(Deadline.Default).GetAwaiter().GetResult();
+        Assert.Equal(0, bench.Block.MissingPages);
+        Assert.Equal(pages * 4096L, bench.Placer.Statistics.CopiedBytes + bench.Placer.Statistics.ZeroBytes);
+        for (int page = 0; page < pages; page++)
+        {
+            if (page % 3 == 0)
+            {
+                bench.AssertZero(page);
+            }
+            else
+            {
+                bench.AssertContent(page, 1);
+            }
+        }
+
+        Pages.Free(source);
+    });
+
+    /// <summary>Looks at the window while an entry of it is in the channel's hand.</summary>
+    private sealed class DuringPlacement(Func<bool> other, Func<bool> own) : IPlacementObserver
+    {
+        internal bool Other { get; private set; }
+
+        internal bool Own { get; private set; }
+
+        public void OnPlaced(RamBlock block, bool awaited)
+        {
+            Other = other();
+            Own = own();
+        }
+    }
+}
