@@ -8,7 +8,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>From one of our machines to another, over TCP and QEMU's wire.</summary>
 public sealed class HopTests(ITestOutputHelper output)
 {
-    private const int Limit = 90_000;
+    private const int Limit = 180_000;
     private const long Slow = 8 << 20;
 
     [Theory(Timeout = Limit)]
@@ -141,12 +141,17 @@ public sealed class HopTests(ITestOutputHelper output)
         await using Migrate migrate = new(kvm, source, passes: 0, bandwidth: Slow);
         Task<IncomingReport> receiving = migrate.ReceiveAsync();
         Task<OutgoingReport> sending = migrate.SendAsync(reconnections: 2);
-        _ = await migrate.In.Started.WaitAsync(TestMachine.Limit);
+        VirtualMachine target = await migrate.In.Started.WaitAsync(TestMachine.Limit);
         await migrate.DestinationDiesAsync();
+        Exception? lost = await Record.ExceptionAsync(() => target.Ended.WaitAsync(TestMachine.Limit));
         _ = await Record.ExceptionAsync(() => receiving);
         OutgoingReport from = await sending;
 
         Assert.NotEqual(QemuSourceState.Completed, from.End);
         Assert.False(source.IsRunning);
+
+        // And at the destination nobody goes on with data that never came.
+        _ = Assert.IsType<VmmException>(lost);
+        Assert.Equal(0, target.UnhandledMmio);
     }
 }

@@ -7,7 +7,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>What the machine does with a guest that ends, or does what it cannot.</summary>
 public sealed class MachineTests
 {
-    private const int Limit = 30_000;
+    private const int Limit = 180_000;
     private const ushort Entry = 0x1000;
 
     [Fact(Timeout = Limit)]

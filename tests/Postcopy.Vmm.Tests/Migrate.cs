@@ -18,7 +18,7 @@ internal sealed class Migrate : IAsyncDisposable
         _listener.Listen();
         _address = _listener.LocalEndPoint;
         Out = new Outgoing(from, passes, bandwidth) { Spoil = spoil };
-        In = new Incoming(kvm, recoverTimeout: TimeSpan.FromSeconds(20));
+        In = new Incoming(kvm, recoverTimeout: TestMachine.Limit);
     }
 
     internal Outgoing Out { get; }
@@ -30,7 +30,7 @@ internal sealed class Migrate : IAsyncDisposable
     {
         Task<IncomingReport> receiving = In.RunAsync(_listener);
         Task<OutgoingReport> sending = SendAsync();
-        await Task.WhenAll(receiving, sending).WaitAsync(TimeSpan.FromSeconds(60));
+        await Task.WhenAll(receiving, sending).WaitAsync(TimeSpan.FromSeconds(120));
         return (await In.Started, await receiving, await sending);
     }
 

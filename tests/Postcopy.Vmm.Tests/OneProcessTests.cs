@@ -7,7 +7,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>From one machine to another without a wire: KVM's own faults, and what they cost.</summary>
 public sealed class OneProcessTests(ITestOutputHelper output)
 {
-    private const int Limit = 60_000;
+    private const int Limit = 180_000;
     private const int Signals = 20;
 
     [Theory(Timeout = Limit)]

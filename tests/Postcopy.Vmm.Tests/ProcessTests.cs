@@ -5,7 +5,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>The commands, each machine in a process of its own.</summary>
 public sealed class ProcessTests(ITestOutputHelper output)
 {
-    private const int Limit = 90_000;
+    private const int Limit = 180_000;
 
     [Theory(Timeout = Limit)]
     [InlineData("1", 3)]

@@ -12,7 +12,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>A live guest of an unmodified QEMU, taken over by postcopy.</summary>
 public sealed class QemuTests(ITestOutputHelper output)
 {
-    private const int Limit = 90_000;
+    private const int Limit = 180_000;
 
     [Theory(Timeout = Limit)]
     [InlineData(1, false)]

@@ -7,7 +7,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>What the tests do with machines.</summary>
 internal static class TestMachine
 {
-    internal static readonly TimeSpan Limit = TimeSpan.FromSeconds(20);
+    internal static readonly TimeSpan Limit = TimeSpan.FromSeconds(60);
 
     private const long Bytes = 16 << 20;
 

@@ -8,7 +8,7 @@ namespace Postcopy.Vmm.Tests;
 /// <summary>The sample as a user starts it: a process of its own.</summary>
 internal sealed class VmmProcess : IAsyncDisposable
 {
-    private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(75);
+    private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(150);
 
     private readonly Process _process;
     private readonly string _resultFile = Path.GetTempFileName();

@@ -204,6 +204,12 @@ internal sealed unsafe partial class Vcpu : IDisposable
     private void MemoryMappedAccess()
     {
         bool write = _run->mmio_is_write != 0;
+        if (_run->mmio_phys_addr < (ulong)_machine.Ram.Length)
+        {
+            // A KVM on a software MMU gives a poisoned page out as a device access; the guest would go on with made-up data.
+            throw new VmmException($"vCPU {Index} cannot have its memory at 0x{_run->mmio_phys_addr:x}: the page is poisoned, its content is lost. {Where()}");
+        }
+
         if (!write)
         {
             new Span<byte>(_run->mmio_data, 8).Fill(0xff);
