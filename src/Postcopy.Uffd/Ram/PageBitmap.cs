@@ -151,7 +151,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
     /// <param name="from">Where to begin.</param>
     /// <param name="limit">Where to stop looking and cut the run.</param>
     /// <param name="start">First clear bit.</param>
-    /// <param name="count">Length of the run.</param>
+    /// <param name="count">Length of the run, at least 1; bits that others set meanwhile may be in it.</param>
     public bool TryFindNextClearRun(long from, long limit, out long start, out long count)
     {
         CheckRange(from, limit - from);
@@ -162,7 +162,9 @@ public sealed unsafe partial class PageBitmap : IDisposable
             return false;
         }
 
-        long end = FindNext(start, limit, invert: false);
+        // From the bit after it: another thread may have set the first one meanwhile, and a run of 0 would be an ioctl of
+        // length 0. That it is set now costs one "already present".
+        long end = start + 1 < limit ? FindNext(start + 1, limit, invert: false) : -1;
         count = (end < 0 ? limit : end) - start;
         return true;
     }

@@ -9,18 +9,24 @@ internal sealed class HugePages : IDisposable
     private const string LockPath = "/tmp/postcopy-uffd-hugepages.lock";
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(60);
 
-    private readonly int _count;
+    private readonly int _before;
 
     // The pool is the machine's: the core's tests, in another process, resize it too and take the same lock.
     private readonly FileStream _lock;
 
     internal HugePages(int count)
     {
-        _count = count;
         _lock = AcquireLock();
+        _before = int.Parse(File.ReadAllText(Path), CultureInfo.InvariantCulture);
         try
         {
             Add(count);
+            if (Free() < count)
+            {
+                // Fragmented: let the kernel move things together, and ask again.
+                File.WriteAllText("/proc/sys/vm/compact_memory", "1");
+                Add(count - Free());
+            }
         }
         catch (UnauthorizedAccessException)
         {
@@ -31,7 +37,7 @@ internal sealed class HugePages : IDisposable
 
     public void Dispose()
     {
-        Add(-_count);
+        File.WriteAllText(Path, _before.ToString(CultureInfo.InvariantCulture));
         _lock.Dispose();
     }
 
@@ -50,6 +56,9 @@ internal sealed class HugePages : IDisposable
             }
         }
     }
+
+    private static int Free() =>
+        int.Parse(File.ReadAllText("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"), CultureInfo.InvariantCulture);
 
     private static void Add(int count) =>
         File.WriteAllText(Path, (int.Parse(File.ReadAllText(Path), CultureInfo.InvariantCulture) + count).ToString(CultureInfo.InvariantCulture));
