@@ -14,6 +14,9 @@ public sealed class QemuTests(ITestOutputHelper output)
 {
     private const int Limit = 180_000;
 
+    // A precopy that is over before migrate-start-postcopy is heard cannot be received (qemu-wire.md 3.3).
+    private const long SlowPrecopy = 64 << 10;
+
     [Theory(Timeout = Limit)]
     [InlineData(1, false)]
     [InlineData(1, true)]
@@ -29,7 +32,7 @@ public sealed class QemuTests(ITestOutputHelper output)
         using Socket listener = Listen(out int port);
         await using Incoming incoming = new(kvm, TimeSpan.Zero);
         Task<IncomingReport> receiving = incoming.RunAsync(listener);
-        await qemu.MigrateAsync(port, bandwidth: 20 << 20, postcopyBandwidth: 4 << 20);
+        await qemu.MigrateAsync(port, bandwidth: SlowPrecopy, postcopyBandwidth: 4 << 20);
         IncomingReport report = await receiving;
         using VirtualMachine target = await incoming.Started;
         _ = await target.HeartbeatsAsync();
@@ -63,7 +66,7 @@ public sealed class QemuTests(ITestOutputHelper output)
             using Socket listener = Listen(out int port);
             await using Incoming incoming = new(kvm, TimeSpan.Zero, description);
             Task<IncomingReport> receiving = incoming.RunAsync(listener, limit.Token);
-            await qemu.MigrateAsync(port, bandwidth: 1 << 20, postcopyBandwidth: 0);
+            await qemu.MigrateAsync(port, bandwidth: SlowPrecopy, postcopyBandwidth: 0);
             IncomingReport report = await receiving;
             using VirtualMachine target = await incoming.Started;
 
@@ -94,7 +97,7 @@ public sealed class QemuTests(ITestOutputHelper output)
         using Socket listener = Listen(out int port);
         await using Incoming incoming = new(kvm, recoverTimeout: TestMachine.Limit);
         Task<IncomingReport> receiving = incoming.RunAsync(listener);
-        await qemu.MigrateAsync(port, bandwidth: 20 << 20, postcopyBandwidth: 4 << 20);
+        await qemu.MigrateAsync(port, bandwidth: SlowPrecopy, postcopyBandwidth: 4 << 20);
         using VirtualMachine target = await incoming.Started.WaitAsync(limit.Token);
         incoming.BreakConnection();
         await qemu.ResumeAsync(port, limit.Token);
@@ -136,7 +139,7 @@ public sealed class QemuTests(ITestOutputHelper output)
             },
         };
         Task<IncomingReport> receiving = incoming.RunAsync(listener);
-        await qemu.MigrateAsync(port, bandwidth: 20 << 20, postcopyBandwidth: 4 << 20);
+        await qemu.MigrateAsync(port, bandwidth: SlowPrecopy, postcopyBandwidth: 4 << 20);
         migrating.SetResult();
         VmmException refused = await Assert.ThrowsAsync<VmmException>(() => receiving);
 

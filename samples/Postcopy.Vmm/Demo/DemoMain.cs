@@ -13,7 +13,9 @@ internal static class DemoMain
     private const int Megabytes = 32;
     private const int Beats = 5;
     private const uint BeatInterval = 500_000_000;
-    private const long QemuPrecopyBandwidth = 64 << 20;
+
+    // Precopy must not be over before the switch to postcopy is asked for, right after it begins.
+    private const long QemuPrecopyBandwidth = 1 << 20;
     private const long QemuPostcopyBandwidth = 16 << 20;
 
     // Slow enough to watch; requested pages are not held back by it.
