@@ -14,7 +14,8 @@ public enum MissingPagePolicy
 
     /// <summary>
     /// Poison the missing pages, then close: whoever touches one gets SIGBUS, a system call EFAULT (Linux 6.6; on older
-    /// kernels closing is refused). Waiters are woken into it.
+    /// kernels closing is refused). Waiters are woken into it. A KVM on a software MMU (kvm_pvm, measured) hands a
+    /// poisoned page to the VMM as an MMIO exit instead: end the vCPU, or the guest goes on with made-up data.
     /// </summary>
     Poison,
 
