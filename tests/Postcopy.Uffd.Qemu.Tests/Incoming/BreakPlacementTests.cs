@@ -43,14 +43,15 @@ public sealed class BreakPlacementTests
         Task<QemuSourceState> sending = migration.Source.RunAsync(main, Urgent(migration, preempt));
         await running.Task;
         bool atEnd = place == "near the end";
-        Task<int>[] touching = first is null && !atEnd ? migration.Touch(2) : [];
+        Task<int>[] touching = [];
         if (first is null)
         {
             await BreakWhen(migration, relay, atEnd ? 40 * 4096 : (Ram * 2 / 3));
         }
 
         Assert.Equal(QemuSourceState.PostcopyPaused, await sending);
-        touching = first is null ? touching : migration.Touch(2);
+        // Not before the first break: on a busy machine the touches would fetch everything before it comes.
+        touching = atEnd ? [] : migration.Touch(2);
         for (int repeated = 0; repeated < 2; repeated++)
         {
             await Migration.Until(() => migration.Destination.State == PostcopyState.Paused);
