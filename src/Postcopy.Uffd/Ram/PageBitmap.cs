@@ -162,7 +162,8 @@ public sealed unsafe partial class PageBitmap : IDisposable
             return false;
         }
 
-        long end = FindNext(start, limit, invert: false);
+        // From the next bit on: another thread may have set the first one since, and a run has at least one.
+        long end = FindNext(start + 1, limit, invert: false);
         count = (end < 0 ? limit : end) - start;
         return true;
     }
