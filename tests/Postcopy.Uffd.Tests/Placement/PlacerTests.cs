@@ -230,6 +230,8 @@ public sealed class PlacerTests
         }
     });
 
+    private static void AssertReceived(PlaceResult result) => Assert.True(result.IsReceived, result.ToString());
+
     [Fact(Timeout = Limit)]
     public async Task DiscardsRacingPlacersAndLeasesLeaveBitmapAndKernelAgreed() => await Task.Run(() =>
     {
@@ -249,8 +251,8 @@ public sealed class PlacerTests
 
         Task[] all =
         [
-            Run(r => Assert.True(bench.Place(r.Next(pages - 8), 1 + r.Next(8)).IsReceived), 1),
-            Run(r => Assert.True(bench.Place(r.Next(pages - 8), 1 + r.Next(8)).IsReceived), 2),
+            Run(r => AssertReceived(bench.Place(r.Next(pages - 8), 1 + r.Next(8))), 1),
+            Run(r => AssertReceived(bench.Place(r.Next(pages - 8), 1 + r.Next(8))), 2),
             Run(r => bench.Block.Discard(new PageRange(r.Next(pages - 4) * 4096L, (1 + r.Next(4)) * 4096L)), 3),
             Run(r =>
             {

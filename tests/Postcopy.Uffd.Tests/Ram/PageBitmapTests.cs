@@ -5,6 +5,32 @@ namespace Postcopy.Uffd.Tests.Ram;
 /// <summary>The bitmap against a plain array of bools, on the wire, and under contention.</summary>
 public sealed class PageBitmapTests
 {
+    [Fact(Timeout = 60_000)]
+    public async Task ARunOfClearBitsIsNeverEmptyHoweverOthersSetThem() => await Task.Run(() =>
+    {
+        // Two placers on the same pages: a run of none became a COPY of nothing, which the kernel refuses.
+        const int bits = 1 << 15;
+        for (int round = 0; round < 40; round++)
+        {
+            using PageBitmap bitmap = new(bits);
+            Task other = Task.Factory.StartNew(() =>
+            {
+                for (int i = 0; i < bits; i++)
+                {
+                    _ = bitmap.TestAndSet(i);
+                }
+            }, TaskCreationOptions.LongRunning);
+            for (long at = 0; at < bits && bitmap.TryFindNextClearRun(at, Math.Min(bits, at + 4), out long start, out long count);)
+            {
+                Assert.InRange(count, 1, 4);
+                at = start;
+                _ = bitmap.TestAndSet(start);
+            }
+
+            other.Wait();
+        }
+    });
+
     private static readonly Gen<int> s_length = Gen.OneOf(
         Gen.Int[1, 200], Gen.Int[0, 7].Select(i => ((int[])[1, 63, 64, 65, 127, 128, 129, 4096])[i]));
 
