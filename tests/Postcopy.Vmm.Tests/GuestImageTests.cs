@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Runtime.CompilerServices;
 using Postcopy.Vmm.Guest;
 
 namespace Postcopy.Vmm.Tests;
@@ -14,7 +13,7 @@ public sealed class GuestImageTests
     {
         Requires.Tool(Assembler, "binutils");
         Requires.Tool(Linker, "binutils");
-        string source = Path.Combine(Here(), "../../samples/Postcopy.Vmm/Guest/guest.S");
+        string source = Path.Combine(RepositoryRoot(), "samples/Postcopy.Vmm/Guest/guest.S");
         DirectoryInfo directory = Directory.CreateTempSubdirectory();
         try
         {
@@ -48,5 +47,15 @@ public sealed class GuestImageTests
         Assert.True(process.ExitCode == 0, errors);
     }
 
-    private static string Here([CallerFilePath] string path = "") => Path.GetDirectoryName(path)!;
+    // Not the compiler's path of this file: a deterministic build on a CI machine maps it to "/_/".
+    private static string RepositoryRoot()
+    {
+        string? folder = AppContext.BaseDirectory;
+        while (folder is not null && !File.Exists(Path.Combine(folder, "Postcopy.Uffd.sln")))
+        {
+            folder = Path.GetDirectoryName(folder);
+        }
+
+        return folder ?? throw new InvalidOperationException($"No Postcopy.Uffd.sln above {AppContext.BaseDirectory}.");
+    }
 }
