@@ -35,6 +35,15 @@ internal sealed unsafe class WakeEvent : IDisposable
         }
     }
 
+    /// <summary>Waits, in native code, until it is signalled; returns also when the time is over or a signal came.</summary>
+    internal void Wait(TimeSpan limit)
+    {
+        Libc.PollFd poll = new() { fd = Descriptor, events = Libc.POLLIN };
+        Libc.Timespec time = new() { tv_sec = (long)limit.TotalSeconds, tv_nsec = limit.Ticks % TimeSpan.TicksPerSecond * 100 };
+        // SAFETY: two locals. EINTR is a wake-up without a reason; the caller looks again.
+        _ = Libc.ppoll(&poll, 1, &time, null);
+    }
+
     internal void Drain()
     {
         ulong count;
