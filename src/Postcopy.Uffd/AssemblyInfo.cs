@@ -3,7 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Versioning;
 
 [assembly: SupportedOSPlatform("linux")]
-[assembly: DisableRuntimeMarshalling]
 [assembly: DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Tests")]
+[assembly: InternalsVisibleTo("Postcopy.Uffd.Tests.NetStandard")]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Benchmarks")]

@@ -24,7 +24,7 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
     private bool _negotiated;
 
     private UffdHandle(nint descriptor, UffdOpenOptions options, string openedBy, bool userModeOnly, bool foreign)
-        : base(-1, ownsHandle: true)
+        : base((nint)(-1), ownsHandle: true)
     {
         SetHandle(descriptor);
         _options = options;
@@ -34,7 +34,7 @@ public sealed partial class UffdHandle : SafeHandle, IUffdKernel
     }
 
     /// <inheritdoc/>
-    public override bool IsInvalid => handle == -1;
+    public override bool IsInvalid => (nint)handle == -1;
 
     /// <summary>The way in which the descriptor was had: a device node, the system call, or received.</summary>
     public string OpenedBy { get; }

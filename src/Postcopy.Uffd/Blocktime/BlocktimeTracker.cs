@@ -231,7 +231,10 @@ public sealed partial class BlocktimeTracker : IDisposable
     {
         long ticks = _timeProvider.GetTimestamp();
         long frequency = _timeProvider.TimestampFrequency;
-        return frequency == 1_000_000_000 ? ticks : (long)((Int128)ticks * 1_000_000_000 / frequency);
+        // Whole seconds and the rest apart: their product with a billion stays within 64 bits.
+        return frequency == 1_000_000_000
+            ? ticks
+            : (ticks / frequency * 1_000_000_000) + (long)(ticks % frequency * 1_000_000_000m / frequency);
     }
 
     private VcpuSlot AddLocked(uint threadId, long at, string? name)

@@ -26,7 +26,7 @@ internal sealed unsafe partial class FaultReader
                     break;
                 case UffdEvent.Fork:
                     // The child's descriptor is ours now; guest memory is MADV_DONTFORK, so there is nothing to serve.
-                    new SafeFileHandle(message.ForkDescriptor, ownsHandle: true).Dispose();
+                    new SafeFileHandle((nint)message.ForkDescriptor, ownsHandle: true).Dispose();
                     break;
             }
 

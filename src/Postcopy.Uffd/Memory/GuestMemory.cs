@@ -22,7 +22,7 @@ public sealed class GuestMemory : SafeHandle
     private readonly SafeFileHandle? _file;
 
     private GuestMemory(nuint address, long length, GuestMemoryKind kind, PageSize pageSize, bool shared, ulong guestPhysical, SafeFileHandle? file)
-        : base(0, ownsHandle: true)
+        : base((nint)0, ownsHandle: true)
     {
         SetHandle((nint)address);
         Length = length;
@@ -34,10 +34,10 @@ public sealed class GuestMemory : SafeHandle
     }
 
     /// <inheritdoc/>
-    public override bool IsInvalid => handle == 0;
+    public override bool IsInvalid => handle == IntPtr.Zero;
 
     /// <summary>Where it is mapped in this process.</summary>
-    public nuint Address => (nuint)handle;
+    public nuint Address => (nuint)(nint)handle;
 
     /// <summary>Bytes.</summary>
     public long Length { get; }
@@ -162,7 +162,7 @@ public sealed class GuestMemory : SafeHandle
     /// <inheritdoc/>
     protected override bool ReleaseHandle()
     {
-        bool unmapped = Libc.munmap((nuint)handle, (nuint)Length) == 0;
+        bool unmapped = Libc.munmap((nuint)(nint)handle, (nuint)Length) == 0;
         _file?.Dispose();
         return unmapped;
     }

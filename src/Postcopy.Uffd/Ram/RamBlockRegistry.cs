@@ -1,4 +1,3 @@
-using System.Collections.Frozen;
 using System.Diagnostics.CodeAnalysis;
 using System.Text;
 
@@ -15,7 +14,7 @@ public sealed class RamBlockRegistry : IDisposable
     public const int MaxNameBytes = 255;
 
     private readonly Lock _lock = new();
-    private State _state = new([], AddressMap.Empty, FrozenDictionary<string, RamBlock>.Empty);
+    private State _state = new([], AddressMap.Empty, []);
     private bool _frozen;
 
     /// <summary>All blocks, in the order in which they were added.</summary>
@@ -119,7 +118,7 @@ public sealed class RamBlockRegistry : IDisposable
 
     private void SetStateLocked(IReadOnlyList<RamBlock> blocks) =>
         Volatile.Write(ref _state, new State(blocks, new AddressMap(blocks.Select(b => new AddressMap.Entry(b.Range, b))),
-            blocks.ToFrozenDictionary(b => b.Name, StringComparer.Ordinal)));
+            blocks.ToDictionary(b => b.Name, StringComparer.Ordinal)));
 
     private void ThrowIfFrozenLocked(string what)
     {
@@ -230,5 +229,5 @@ public sealed class RamBlockRegistry : IDisposable
             : throw new RamBlockException(name, $"RAM block '{name}' at {range} is partly shared and partly private; make it one of them.");
     }
 
-    private sealed record State(IReadOnlyList<RamBlock> Blocks, AddressMap Map, FrozenDictionary<string, RamBlock> ByName);
+    private sealed record State(IReadOnlyList<RamBlock> Blocks, AddressMap Map, Dictionary<string, RamBlock> ByName);
 }
