@@ -58,7 +58,7 @@ internal sealed class SampleProcess : IDisposable
         catch (OperationCanceledException)
         {
             _process.Kill(entireProcessTree: true);
-            throw new TimeoutException($"postcopy-destination did not end within {limit.TotalSeconds} s; it said: {Error}{Output}");
+            throw new TimeoutException($"{Path.GetFileName(_process.StartInfo.FileName)} did not end within {limit.TotalSeconds} s; it said: {Error}{Output}");
         }
 
         return _process.ExitCode;
@@ -72,7 +72,7 @@ internal sealed class SampleProcess : IDisposable
         {
             if (Stopwatch.GetElapsedTime(start) > limit || _process.HasExited)
             {
-                throw new TimeoutException($"'{text}' did not come; postcopy-destination said: {Error}{Output}");
+                throw new TimeoutException($"'{text}' did not come; it said: {Error}{Output}");
             }
 
             await Task.Delay(20);
