@@ -16,6 +16,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
     private const long LongestTick = 100;
 
+    private StuckFaultWatch? _stuckFaults;
+
     private Thread? _control;
     private bool _stopControl;
     private int _waiterCount;
@@ -209,6 +211,11 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
                 Fail(failure);
             }
 
+            if (State is PostcopyState.Listen or PostcopyState.Running or PostcopyState.Paused)
+            {
+                _stuckFaults?.Look();
+            }
+
             // A look walks the bitmaps: by the clock, not with every kick.
             if (State is PostcopyState.Listen or PostcopyState.Running && _options.TimeProvider.GetElapsedTime(lookedAt) >= _alarms.Interval)
             {
@@ -227,6 +234,11 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     {
         Libc.PollFd poll = new() { fd = _controlKick.Descriptor, events = Libc.POLLIN };
         long tick = Math.Min((long)_alarms.Interval.TotalMilliseconds, LongestTick);
+        if (StuckFaultWatch.IsOn(_options.StuckFaultCheck))
+        {
+            tick = Math.Min(tick, (long)_options.StuckFaultCheck.TotalMilliseconds);
+        }
+
         Libc.Timespec timeout = new() { tv_sec = tick / 1000, tv_nsec = tick % 1000 * 1_000_000 };
         // SAFETY: both structs are locals.
         if (Libc.ppoll(&poll, 1, &timeout, null) > 0)
@@ -252,6 +264,16 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         {
             RemoveWaiter(waiter);
             _ = waiter.Done.TrySetResult();
+        }
+    }
+
+    private void ReportStuck(StuckFault stuck)
+    {
+        Log.StuckFaults(_logger, stuck.Threads, stuck.Kind);
+        PostcopyEventSource.Log.StuckFaults(stuck.Kind.ToString(), stuck.Threads);
+        if (stuck.Kind != StuckFaultKind.NotRead)
+        {
+            _reader!.CountStuck(stuck.Threads);
         }
     }
 

@@ -40,7 +40,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
     public PostcopyDestination(PostcopyOptions? options = null)
     {
         _options = options ?? new PostcopyOptions();
-        _options.FaultReader.Validate();
+        _options.Validate();
         _logger = (_options.LoggerFactory ?? NullLoggerFactory.Instance).CreateLogger<PostcopyDestination>();
         _gate = _options.FollowMemoryEvents ? new LayoutGate() : null;
         Blocktime = _options.Blocktime is { } blocktime ? new BlocktimeTracker(blocktime) : null;
@@ -186,6 +186,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
 
             reader.SetRequester(requester);
             _reader = reader;
+            _stuckFaults = new StuckFaultWatch(reader, Blocks, _options.TimeProvider, _options.StuckFaultCheck, ReportStuck);
             _listenAt = _options.TimeProvider.GetTimestamp();
             reader.Start();
             StartControlLocked();

@@ -35,9 +35,30 @@ public sealed record PostcopyOptions
     /// <summary>Called, on the control thread and once per page, when a requested page stays away too long.</summary>
     public Action<StallAlarm>? OnStall { get; init; }
 
+    /// <summary>
+    /// How often the kernel's count of waiting threads is compared with what is open here; the default is 1 s, and
+    /// <see cref="Timeout.InfiniteTimeSpan"/> switches it off. Waiters that nobody knows of are woken at the second look,
+    /// all waiters at every fifth, so no thread sleeps on a lost message or a missed wake for longer than five looks.
+    /// </summary>
+    public TimeSpan StuckFaultCheck { get; init; } = TimeSpan.FromSeconds(1);
+
     /// <summary>Where the control path logs; null logs nothing.</summary>
     public ILoggerFactory? LoggerFactory { get; init; }
 
     /// <summary>The clock of alarms.</summary>
     public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
+
+    internal void Validate()
+    {
+        FaultReader.Validate();
+        ValidateStuckFaultCheck(StuckFaultCheck, nameof(StuckFaultCheck));
+    }
+
+    internal static void ValidateStuckFaultCheck(TimeSpan interval, string option)
+    {
+        if (interval < TimeSpan.FromMilliseconds(10) && interval != Timeout.InfiniteTimeSpan)
+        {
+            throw new ArgumentOutOfRangeException(option, interval, "Stuck faults are looked for every 10 ms or more rarely; Timeout.InfiniteTimeSpan switches it off.");
+        }
+    }
 }

@@ -51,4 +51,8 @@ internal static partial class Log
 
     [LoggerMessage(EventId = 12, EventName = "CallbackFailed", Level = LogLevel.Error, Message = "The callback {Callback} threw")]
     internal static partial void CallbackFailed(ILogger logger, string callback, Exception why);
+
+    [LoggerMessage(EventId = 20, EventName = "StuckFaults", Level = LogLevel.Error,
+        Message = "The kernel held {Threads} threads on faults that were stuck ({Kind}): waiters were woken, or the fault thread kicked. Does somebody else read the descriptor, or place without waking?")]
+    internal static partial void StuckFaults(ILogger logger, long threads, StuckFaultKind kind);
 }

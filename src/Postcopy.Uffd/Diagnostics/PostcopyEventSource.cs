@@ -24,6 +24,9 @@ internal sealed class PostcopyEventSource : EventSource
     [Event(4, Level = EventLevel.Warning, Keywords = Keywords.Control, Message = "page at {1} of {0} open for {2} ms")]
     public void Stalled(string block, long offset, long milliseconds) => WriteEvent(4, block, offset, milliseconds);
 
+    [Event(20, Level = EventLevel.Error, Keywords = Keywords.Control, Message = "{1} threads were stuck on faults: {0}")]
+    public void StuckFaults(string kind, long threads) => WriteEvent(20, kind, threads);
+
     public static class Keywords
     {
         public const EventKeywords Control = (EventKeywords)1;

@@ -63,6 +63,8 @@ internal sealed unsafe partial class FaultReader : IDisposable
         Events,
         Unknown,
         RequesterBusy,
+        StuckFaults,
+        Probes,
         Count,
     }
 
@@ -80,7 +82,21 @@ internal sealed unsafe partial class FaultReader : IDisposable
         Events = _counters.Sum((int)Counter.Events),
         Unknown = _counters.Sum((int)Counter.Unknown),
         RequesterBusy = _counters.Sum((int)Counter.RequesterBusy),
+        StuckFaults = _counters.Sum((int)Counter.StuckFaults),
+        WatchdogWakes = _counters.Sum((int)Counter.Probes),
     };
+
+    /// <summary>The descriptors it reads.</summary>
+    internal FaultSource[] Sources => Volatile.Read(ref _sources);
+
+    /// <summary>True while some fault waits to be tried again; a hint for other threads.</summary>
+    internal bool HasParked => Volatile.Read(ref _parkedCount) > 0;
+
+    /// <summary>For the watchdog, from its own thread.</summary>
+    internal void CountStuck(long threads) => Count(Counter.StuckFaults, threads);
+
+    /// <summary>For the watchdog, from its own thread.</summary>
+    internal void CountProbe() => Count(Counter.Probes);
 
     /// <summary>The clock of retries.</summary>
     internal TimeProvider Clock { get; init; } = TimeProvider.System;

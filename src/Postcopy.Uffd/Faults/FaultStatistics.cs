@@ -29,4 +29,13 @@ public sealed record FaultStatistics
 
     /// <summary>Times the link had no room for a request.</summary>
     public long RequesterBusy { get; init; }
+
+    /// <summary>
+    /// Threads that the watchdog found stuck and set going (<see cref="PostcopyOptions.StuckFaultCheck"/>). Anything but
+    /// 0 is a defect somewhere: another reader of the descriptor, a placement without a wake, or this library.
+    /// </summary>
+    public long StuckFaults { get; init; }
+
+    /// <summary>Times the watchdog woke all waiters because some had waited for long: harmless, one duplicate a waiter.</summary>
+    public long WatchdogWakes { get; init; }
 }
