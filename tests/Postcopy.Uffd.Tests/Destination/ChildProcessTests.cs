@@ -101,18 +101,6 @@ public sealed class ChildProcessTests
         _ = bench.Destination.CompleteAsync().WaitAsync(Deadline.Default).GetAwaiter().GetResult();
     });
 
-    [Fact(Timeout = Limit)]
-    public async Task CollectionsWithoutPauseHangNobody() => await Task.Run(() =>
-    {
-        Requires.Userfaultfd();
-        using ChildProcess child = ChildProcess.Start(FaultWhileCollecting, TimeSpan.FromSeconds(60));
-        string[] told = child.ReadLine().Split(' ');
-        child.WaitForSuccess();
-        Assert.Equal("0", told[0]);
-        Assert.True(long.Parse(told[1], CultureInfo.InvariantCulture) > 100, $"Only {told[1]} faults.");
-        Assert.True(long.Parse(told[2], CultureInfo.InvariantCulture) > 10, $"Only {told[2]} collections.");
-    });
-
     private static void CloseWithPoison(ChildScenario child)
     {
         DestinationBench bench = new(pages: 8);
@@ -225,81 +213,5 @@ public sealed class ChildProcessTests
         }
 
         throw new InvalidOperationException("There is no fault thread.");
-    }
-
-    /// <summary>vCPU threads fault by memcpy and GuestMemory.Read while other threads allocate and collect without pause.</summary>
-    private static void FaultWhileCollecting(ChildScenario child)
-    {
-        const int pages = 16384;
-        using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = pages * 4096L });
-        PostcopyDestination destination = new(new PostcopyOptions { Open = Requires.AnyKind, Blocktime = new BlocktimeOptions() });
-        RamBlock block = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = memory });
-        QueueRequester requester = new();
-        destination.Advise();
-        destination.Listen(requester);
-        destination.Run();
-        bool stop = false;
-        long collections = 0;
-        Thread collector = new(() =>
-        {
-            while (!Volatile.Read(ref stop))
-            {
-                byte[][] garbage = [.. Enumerable.Range(0, 64).Select(_ => new byte[4096])];
-                GC.Collect(2, GCCollectionMode.Forced, blocking: true, compacting: true);
-                GC.KeepAlive(garbage);
-                collections++;
-            }
-        }) { IsBackground = true };
-        Thread source = new(() =>
-        {
-            while (!Volatile.Read(ref stop))
-            {
-                if (requester.TryTake(out PageRequest request, 10))
-                {
-                    nuint page = Pages.Make(request.Offset / 4096, 4096);
-                    _ = destination.Placer.Place(request.Block, request.Offset, page, 4096);
-                    Pages.Free(page);
-                }
-            }
-        }) { IsBackground = true };
-        collector.Start();
-        source.Start();
-        long end = Environment.TickCount64 + 5000;
-        int wrong = 0;
-        long touched = 0;
-        Thread[] vcpus = [.. Enumerable.Range(0, 4).Select(t => new Thread(() =>
-        {
-            _ = destination.Blocktime!.AddVcpu(HostThread.CurrentId);
-            byte[] one = new byte[8];
-            for (int page = t; page < pages && Environment.TickCount64 < end; page += 4)
-            {
-                if (t % 2 == 0)
-                {
-                    memory.Read(page * 4096L, one);
-                }
-                else
-                {
-                    one[0] = FaultingThread.ReadByte(memory.Address + (nuint)(page * 4096L));
-                }
-
-                _ = Interlocked.Increment(ref touched);
-                _ = one[0] == DestinationBench.FirstByte(page) ? 0 : Interlocked.Increment(ref wrong);
-            }
-        }) { IsBackground = true })];
-        foreach (Thread vcpu in vcpus)
-        {
-            vcpu.Start();
-        }
-
-        foreach (Thread vcpu in vcpus)
-        {
-            if (!vcpu.Join(20_000))
-            {
-                throw new TimeoutException("A vCPU thread hangs.");
-            }
-        }
-
-        child.Say(string.Create(CultureInfo.InvariantCulture, $"{wrong} {touched} {collections} {block.MissingPages}"));
-        TestLibc.exit_now(0);
     }
 }

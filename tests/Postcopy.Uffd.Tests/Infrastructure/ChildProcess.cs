@@ -37,7 +37,11 @@ internal sealed class ChildProcess : IDisposable
     internal static ChildProcess Start(Action<ChildScenario> scenario, params string[] arguments) =>
         Start(scenario, TimeSpan.FromSeconds(30), arguments);
 
-    internal static ChildProcess Start(Action<ChildScenario> scenario, TimeSpan limit, params string[] arguments)
+    internal static ChildProcess Start(Action<ChildScenario> scenario, TimeSpan limit, params string[] arguments) =>
+        StartWith(scenario, limit, new Dictionary<string, string>(), arguments);
+
+    /// <summary>With variables of its own, such as the runtime's settings (DOTNET_...).</summary>
+    internal static ChildProcess StartWith(Action<ChildScenario> scenario, TimeSpan limit, IReadOnlyDictionary<string, string> environment, params string[] arguments)
     {
         MethodInfo method = scenario.Method;
         if (!method.IsStatic || method.DeclaringType?.FullName is not { } type)
@@ -70,6 +74,11 @@ internal sealed class ChildProcess : IDisposable
         start.Environment["DOTNET_DbgEnableMiniDump"] = "0";
         start.Environment["DOTNET_ROOT"] = Path.GetDirectoryName(Environment.ProcessPath is { } p && Path.GetFileName(p) == "dotnet"
             ? p : Path.GetFullPath(Path.Combine(Path.GetDirectoryName(typeof(object).Assembly.Location)!, "../../../dotnet")));
+        foreach ((string name, string value) in environment)
+        {
+            start.Environment[name] = value;
+        }
+
         return new ChildProcess(Process.Start(start) ?? throw new InvalidOperationException("The child did not start."), limit);
     }
 
