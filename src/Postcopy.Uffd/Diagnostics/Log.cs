@@ -55,4 +55,26 @@ internal static partial class Log
     [LoggerMessage(EventId = 20, EventName = "StuckFaults", Level = LogLevel.Error,
         Message = "The kernel held {Threads} threads on faults that were stuck ({Kind}): waiters were woken, or the fault thread kicked. Does somebody else read the descriptor, or place without waking?")]
     internal static partial void StuckFaults(ILogger logger, long threads, StuckFaultKind kind);
+
+    [LoggerMessage(EventId = 21, EventName = "HandoffAccepted", Level = LogLevel.Information,
+        Message = "Process {Process} handed over {Blocks} blocks of {Bytes} bytes (Firecracker: {Firecracker})")]
+    internal static partial void HandoffAccepted(ILogger logger, int process, int blocks, long bytes, bool firecracker);
+
+    [LoggerMessage(EventId = 22, EventName = "HandoffRefused", Level = LogLevel.Warning, Message = "A hand-over was refused: {Why}")]
+    internal static partial void HandoffRefused(ILogger logger, string why);
+
+    [LoggerMessage(EventId = 23, EventName = "HandoffSessionEnded", Level = LogLevel.Information, Message = "The memory of process {Process} is served no more: {Why}")]
+    internal static partial void HandoffSessionEnded(ILogger logger, int process, HandoffSessionEnd why);
+
+    [LoggerMessage(EventId = 24, EventName = "HandoffSessionFailed", Level = LogLevel.Critical, Message = "The memory of process {Process} cannot be served")]
+    internal static partial void HandoffSessionFailed(ILogger logger, int process, Exception why);
+
+    [LoggerMessage(EventId = 25, EventName = "HandedOver", Level = LogLevel.Information, Message = "{Missing} missing bytes are served by handler number {Generation} at {Path}")]
+    internal static partial void HandedOver(ILogger logger, long missing, long generation, string path);
+
+    [LoggerMessage(EventId = 26, EventName = "HandlerEnded", Level = LogLevel.Warning, Message = "The handler is no more ({Why}); {Missing} bytes are missing, and who touches them waits for the next one")]
+    internal static partial void HandlerEnded(ILogger logger, HandlerEnd why, long missing);
+
+    [LoggerMessage(EventId = 27, EventName = "NoHandler", Level = LogLevel.Warning, Message = "No handler could be had: {Why}")]
+    internal static partial void NoHandler(ILogger logger, string why);
 }

@@ -24,6 +24,9 @@ internal static class Errno
     internal const int ENOSPC = 28;
     internal const int EPIPE = 32;
     internal const int ENOSYS = 38;
+    internal const int EADDRINUSE = 98;
+    internal const int ECONNABORTED = 103;
+    internal const int ECONNREFUSED = 111;
     internal const int EHWPOISON = 133;
 
     /// <summary>The symbolic name and number, as an engineer greps for it: <c>EEXIST (17)</c>.</summary>
@@ -52,6 +55,9 @@ internal static class Errno
             ENOSPC => nameof(ENOSPC),
             EPIPE => nameof(EPIPE),
             ENOSYS => nameof(ENOSYS),
+            EADDRINUSE => nameof(EADDRINUSE),
+            ECONNABORTED => nameof(ECONNABORTED),
+            ECONNREFUSED => nameof(ECONNREFUSED),
             EHWPOISON => nameof(EHWPOISON),
             _ => null,
         };

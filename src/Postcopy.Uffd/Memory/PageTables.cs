@@ -11,12 +11,18 @@ internal static class PageTables
 {
     private static readonly SafeFileHandle s_pagemap = Libc.open("/proc/self/pagemap", Libc.O_RDONLY | Libc.O_CLOEXEC);
 
-    internal static unsafe bool IsPresent(nuint address)
+    internal static bool IsPresent(nuint address) => IsPresent(s_pagemap, address);
+
+    /// <summary>The page tables of another process; needs the right to read its /proc files (same user, or CAP_SYS_PTRACE).</summary>
+    internal static SafeFileHandle OfProcess(int pid) =>
+        Libc.open(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"/proc/{pid}/pagemap"), Libc.O_RDONLY | Libc.O_CLOEXEC);
+
+    internal static unsafe bool IsPresent(SafeFileHandle pagemap, nuint address)
     {
         ulong entry = 0;
         long offset = (long)((ulong)address >> PageSize.Host.Shift) * sizeof(ulong);
         // SAFETY: the kernel writes at most the eight bytes of the local.
-        nint n = s_pagemap.IsInvalid ? 0 : Libc.pread(s_pagemap, &entry, sizeof(ulong), offset);
+        nint n = pagemap.IsInvalid ? 0 : Libc.pread(pagemap, &entry, sizeof(ulong), offset);
         return n == sizeof(ulong) && (entry >> 62) != 0;
     }
 }

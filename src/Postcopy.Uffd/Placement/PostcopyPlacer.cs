@@ -195,7 +195,7 @@ public sealed partial class PostcopyPlacer : IDisposable
                 $"Precopy pages, {length} bytes at offset {offset}, are not whole pages of 4 KiB inside RAM block '{block.Name}' of {block.UsedLength} bytes.");
         }
 
-        if (block.Primary is not null)
+        if (block.IsForeign || block.Primary is not null)
         {
             throw new RamBlockException(block.Name,
                 $"RAM block '{block.Name}' is registered; precopy pages are written before Listen, later ones are placed.");

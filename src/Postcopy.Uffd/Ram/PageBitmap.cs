@@ -20,6 +20,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     private readonly nuint _bytes;
     private ulong* _words;
+    private bool _borrowed;
 
     /// <summary>Makes a bitmap with all bits clear.</summary>
     /// <param name="length">Bits; more than 0.</param>
@@ -31,6 +32,39 @@ public sealed unsafe partial class PageBitmap : IDisposable
         Length = length;
         _bytes = (nuint)((length + BitsPerWord - 1) / BitsPerWord * sizeof(ulong));
         _words = (ulong*)NativeZeroMemory.Map(_bytes);
+    }
+
+    /// <summary>A bitmap on words that somebody else maps, with what is in them; they must outlive it.</summary>
+    internal PageBitmap(long length, nuint words)
+    {
+        Length = length;
+        _bytes = (nuint)BytesFor(length);
+        _words = (ulong*)words;
+        _borrowed = true;
+    }
+
+    /// <summary>Bytes of the words of a bitmap.</summary>
+    internal static long BytesFor(long length) => (length + BitsPerWord - 1) / BitsPerWord * sizeof(ulong);
+
+    /// <summary>Copies the bits to words that somebody else maps and works on those; no other thread may use the bitmap meanwhile.</summary>
+    internal void MoveTo(nuint words)
+    {
+        Buffer.MemoryCopy(_words, (void*)words, _bytes, _bytes);
+        Release();
+        _words = (ulong*)words;
+        _borrowed = true;
+    }
+
+    /// <summary>Back to words of its own; no other thread may use the bitmap meanwhile.</summary>
+    internal void MoveBack()
+    {
+        if (_borrowed)
+        {
+            ulong* own = (ulong*)NativeZeroMemory.Map(_bytes);
+            Buffer.MemoryCopy(_words, own, _bytes, _bytes);
+            _words = own;
+            _borrowed = false;
+        }
     }
 
     /// <summary>Unmaps it when it was not disposed.</summary>
@@ -269,10 +303,11 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     private void Release()
     {
-        if (_words is not null)
+        if (_words is not null && !_borrowed)
         {
             NativeZeroMemory.Unmap((nuint)_words, _bytes);
-            _words = null;
         }
+
+        _words = null;
     }
 }

@@ -26,6 +26,7 @@ public sealed partial class RamBlock
     /// <param name="ranges">Ranges inside the block, multiples of its page size.</param>
     /// <exception cref="RamBlockException">A range is not acceptable; nothing was discarded.</exception>
     /// <exception cref="GuestMemoryException">The kernel refused.</exception>
+    /// <exception cref="InvalidOperationException">A handler process serves the block (<see cref="HandoffOwner"/>).</exception>
     /// <remarks>
     /// Waits for leases on the range and for placements under way in it, so a thread that holds a lease on it must not
     /// call this. With <see cref="UffdFeatures.EventRemove"/>
@@ -33,6 +34,12 @@ public sealed partial class RamBlock
     /// </remarks>
     public void Discard(params ReadOnlySpan<PageRange> ranges)
     {
+        RequireOwn();
+        if (IsHandedOver)
+        {
+            throw new InvalidOperationException($"RAM block '{Name}' is served by a handler process, which may be placing the same pages; discard before it is handed over or after the end.");
+        }
+
         foreach (PageRange range in ranges)
         {
             CheckPages(range, "discard");

@@ -23,7 +23,8 @@ public sealed partial class RamBlock
     private long _missing;
     private nuint _hostAddress;
 
-    internal RamBlock(string name, nuint hostAddress, long usedLength, PageSize pageSize, ulong guestPhysical, bool shared, GuestMemory? memory)
+    internal RamBlock(string name, nuint hostAddress, long usedLength, PageSize pageSize, ulong guestPhysical, bool shared, GuestMemory? memory,
+        PageBitmap? received = null)
     {
         Name = name;
         NameUtf8 = Encoding.UTF8.GetBytes(name);
@@ -34,11 +35,12 @@ public sealed partial class RamBlock
         IsShared = shared;
         Memory = memory;
         PageCount = usedLength >> pageSize.Shift;
-        Received = new PageBitmap(PageCount);
+        IsForeign = received is not null;
+        Received = received ?? new PageBitmap(PageCount);
         Requested = new PageBitmap(PageCount);
         Unsent = new PageBitmap(PageCount);
         Claims = new StretchClaims(usedLength, pageSize);
-        _missing = PageCount;
+        _missing = PageCount - (received?.CountSet() ?? 0);
     }
 
     /// <summary>Its name on the wire.</summary>
@@ -80,6 +82,38 @@ public sealed partial class RamBlock
     /// </summary>
     internal PageBitmap Unsent { get; }
 
+    /// <summary>True when the addresses are those of another process: pages can be placed there, and nothing read or written.</summary>
+    internal bool IsForeign { get; }
+
+    /// <summary>True while another process places the pages and sets the received bits, in memory shared with it.</summary>
+    internal bool IsHandedOver { get; private set; }
+
+    /// <summary>From here on the received bits live in shared memory, and somebody else sets them.</summary>
+    internal void HandOver(nuint words)
+    {
+        Received.MoveTo(words);
+        IsHandedOver = true;
+    }
+
+    /// <summary>Nobody else sets received bits any more.</summary>
+    internal void TakeBack()
+    {
+        if (IsHandedOver)
+        {
+            Received.MoveBack();
+            Volatile.Write(ref _missing, PageCount - Received.CountSet());
+            IsHandedOver = false;
+        }
+    }
+
+    private void RequireOwn()
+    {
+        if (IsForeign)
+        {
+            throw new InvalidOperationException($"RAM block '{Name}' is memory of another process: pages can be placed there, nothing else. Read and write it in its own process.");
+        }
+    }
+
     /// <summary>Keeps a discard from ending before its own event is applied; null unless events are followed.</summary>
     internal LayoutGate? Gate { get; set; }
 
@@ -89,7 +123,7 @@ public sealed partial class RamBlock
     internal bool MayBePoisoned { get; set; }
 
     /// <summary>Pages not received yet. Exact whenever no placement is under way.</summary>
-    public long MissingPages => Volatile.Read(ref _missing);
+    public long MissingPages => IsHandedOver ? PageCount - Received.CountSet() : Volatile.Read(ref _missing);
 
     /// <summary>The used range in this process.</summary>
     public AddressRange Range => new(HostAddress, (nuint)UsedLength);
@@ -100,8 +134,10 @@ public sealed partial class RamBlock
     /// <param name="offset">Bytes from the start of the block.</param>
     /// <param name="to">Where they go.</param>
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the block.</exception>
+    /// <exception cref="InvalidOperationException">The memory is another process's (<see cref="HandoffSession"/>); the same holds for all that reads, writes or discards.</exception>
     public void Read(long offset, Span<byte> to)
     {
+        RequireOwn();
         GuestAccess.CheckRange(offset, to.Length, UsedLength, $"RAM block '{Name}'");
         GuestAccess.Read(HostAddress + (nuint)offset, to);
     }
@@ -115,6 +151,7 @@ public sealed partial class RamBlock
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the block.</exception>
     public void Write(long offset, ReadOnlySpan<byte> from)
     {
+        RequireOwn();
         GuestAccess.CheckRange(offset, from.Length, UsedLength, $"RAM block '{Name}'");
         GuestAccess.Write(HostAddress + (nuint)offset, from);
     }
@@ -145,6 +182,7 @@ public sealed partial class RamBlock
     /// <exception cref="GuestMemoryException">A page of the range is poisoned.</exception>
     public unsafe PresentLease LeasePresent(long offset, int length)
     {
+        RequireOwn();
         GuestAccess.CheckRange(offset, length, UsedLength, $"RAM block '{Name}'");
         if (length == 0)
         {

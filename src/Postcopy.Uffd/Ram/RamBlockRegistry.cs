@@ -44,6 +44,33 @@ public sealed class RamBlockRegistry : IDisposable
         }
     }
 
+    /// <summary>
+    /// Adds a block of another process's memory: the address means nothing here, and a placer reaches it through that
+    /// process's descriptor. What the peer said was checked by the caller, all but overlaps and the name.
+    /// </summary>
+    internal RamBlock AddForeign(string name, AddressRange range, PageSize pageSize, bool shared, PageBitmap received)
+    {
+        lock (_lock)
+        {
+            if (_state.ByName.ContainsKey(name))
+            {
+                throw new RamBlockException(name, $"There are two RAM blocks '{name}'; names are unique.");
+            }
+
+            foreach (RamBlock other in _state.Blocks)
+            {
+                if (other.Range.Overlaps(range))
+                {
+                    throw new RamBlockException(name, $"RAM block '{name}' at {range} overlaps '{other.Name}' at {other.Range}.");
+                }
+            }
+
+            RamBlock block = new(name, range.Start, (long)range.Length, pageSize, 0, shared, memory: null, received);
+            SetStateLocked([.. _state.Blocks, block]);
+            return block;
+        }
+    }
+
     /// <summary>Removes a block and frees its bitmaps; the memory stays the host's.</summary>
     /// <param name="block">A block of this registry.</param>
     /// <exception cref="RamBlockException">It is not in the registry.</exception>

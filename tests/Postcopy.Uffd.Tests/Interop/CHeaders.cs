@@ -29,6 +29,9 @@ internal static class CHeaders
         #include <sys/ioctl.h>
         #include <sys/mman.h>
         #include <sys/resource.h>
+        #include <sys/socket.h>
+        #include <sys/stat.h>
+        #include <sys/un.h>
         #include <sys/syscall.h>
         #include <linux/mman.h>
         #include <linux/memfd.h>
@@ -44,6 +47,11 @@ internal static class CHeaders
         ["Timespec"] = "timespec",
         ["RLimit"] = "rlimit",
         ["SchedParam"] = "sched_param",
+        ["SockAddr_un"] = "sockaddr_un",
+        ["UCred"] = "ucred",
+        ["IoVec"] = "iovec",
+        ["MsgHdr"] = "msghdr",
+        ["CMsgHdr"] = "cmsghdr",
     };
 
     /// <summary>Public enums hold the kernel's values too.</summary>

@@ -103,6 +103,45 @@ internal static partial class Libc
     [DllImport("libc", EntryPoint = "syscall", SetLastError = true)]
     internal static extern partial nint syscall_int(nint number, nint argument);
 
+    [DllImport("libc", SetLastError = true)]
+    internal static extern partial SafeFileHandle socket(int domain, int type, int protocol);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial int bind(SafeHandle fd, SockAddr_un* address, uint length);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial int connect(SafeHandle fd, SockAddr_un* address, uint length);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static extern partial int listen(SafeHandle fd, int backlog);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial SafeFileHandle accept4(SafeHandle fd, void* address, void* length, int flags);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial int getsockopt(SafeHandle fd, int level, int name, void* value, uint* length);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial nint sendmsg(SafeHandle fd, MsgHdr* message, int flags);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static unsafe extern partial nint recvmsg(SafeHandle fd, MsgHdr* message, int flags);
+
+    [DllImport("libc", SetLastError = true)]
+    internal static extern partial int fchmod(SafeHandle fd, uint mode);
+
+    [DllImport("libc", SetLastError = true, CharSet = CharSet.Ansi)]
+    internal static extern partial int unlink(string path);
+
+    [DllImport("libc")]
+    internal static extern partial int getpid();
+
+    [DllImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    internal static extern partial nint syscall_2(nint number, nint a, nint b);
+
+    [DllImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    internal static extern partial nint syscall_4(nint number, nint a, nint b, nint c, nint d);
+
     // What the runtime itself calls for NativeMemory and FileInfo.LinkTarget on net10.0.
     [DllImport("libc")]
     internal static extern nint calloc(nuint count, nuint size);
