@@ -7,3 +7,4 @@ using System.Runtime.Versioning;
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Tests")]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Tests.NetStandard")]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Benchmarks")]
+[assembly: InternalsVisibleTo("Postcopy.Handler.Tests")]

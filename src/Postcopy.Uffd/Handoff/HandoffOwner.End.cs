@@ -133,7 +133,7 @@ public sealed partial class HandoffOwner
             block.TakeBack();
         }
 
-        _state!.Dispose();
+        _state!.Close();
         _self!.Dispose();
         Blocks.Thaw();
     }

@@ -125,7 +125,13 @@ internal sealed unsafe class HandoffState : IDisposable
 
     internal void Increment(Word word) => _ = Interlocked.Increment(ref *(long*)(_address + (nuint)word));
 
-    /// <summary>Unmaps it; no bitmap may be on it any more.</summary>
+    /// <summary>
+    /// Closes the descriptor; the memory goes when nobody refers to this object any more, so that figures can be read for
+    /// ever. No bitmap may be on it any more.
+    /// </summary>
+    internal void Close() => File.Dispose();
+
+    /// <summary>Closes and unmaps it; nobody may use it any more.</summary>
     public void Dispose()
     {
         Unmap();
