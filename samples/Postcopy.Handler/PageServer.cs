@@ -151,7 +151,9 @@ internal sealed class PageServer : IDisposable
             }
             while (!result.IsReceived && MayPass(result) && !Volatile.Read(ref _stop));
 
-            if (!result.IsReceived && !Volatile.Read(ref _stop))
+            // Another thread may have placed it meanwhile, and the owner unregistered the memory since.
+            int shift = block.PageSize.Shift;
+            if (!result.IsReceived && !Volatile.Read(ref _stop) && !block.Received.AllSet((offset + done) >> shift, part >> shift))
             {
                 throw new InvalidDataException($"A page of block '{block.Name}' could not be placed: {result}.");
             }

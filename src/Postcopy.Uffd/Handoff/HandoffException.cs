@@ -10,4 +10,7 @@ public sealed class HandoffException : Exception
         : base(message, inner)
     {
     }
+
+    /// <summary>The peer answered, and said no.</summary>
+    internal bool IsRefusal { get; init; }
 }

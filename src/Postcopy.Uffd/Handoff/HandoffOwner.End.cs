@@ -24,7 +24,7 @@ public sealed partial class HandoffOwner
             }
 
             _state!.HasEnded = true;
-            UnregisterLocked();
+            UnregisterLocked(complete: true);
             _closed = true;
         }
     }
@@ -50,7 +50,7 @@ public sealed partial class HandoffOwner
             }
 
             _state!.HasEnded = true;
-            UnregisterLocked();
+            UnregisterLocked(complete: true);
             _closed = true;
         }
     }
@@ -91,7 +91,7 @@ public sealed partial class HandoffOwner
                 }
 
                 Log.Poisoned(_logger, missing, what);
-                UnregisterLocked();
+                UnregisterLocked(complete: false);
                 break;
 
             default:
@@ -108,7 +108,7 @@ public sealed partial class HandoffOwner
         _closed = true;
     }
 
-    private void UnregisterLocked()
+    private void UnregisterLocked(bool complete)
     {
         foreach (RamBlock block in Blocks.Blocks)
         {
@@ -123,7 +123,10 @@ public sealed partial class HandoffOwner
             }
 
             block.Detach();
-            block.Memory?.MarkComplete();
+            if (complete)
+            {
+                block.Memory?.MarkComplete();
+            }
         }
 
         _connection?.Dispose();

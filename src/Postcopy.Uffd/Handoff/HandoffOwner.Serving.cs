@@ -35,11 +35,11 @@ public sealed partial class HandoffOwner
                 throw new InvalidOperationException("An earlier handler still serves; dispose its connection first.");
             }
 
+            _connection?.Dispose();
             DescriptorSocket socket = DescriptorSocket.Connect(path);
             try
             {
-                socket.Send(_message, _descriptors, _options.Patience);
-                ProcessHandle handler = ReceiveAnswer(socket, path);
+                ProcessHandle handler = Exchange(socket, path);
                 _connection = new HandlerConnection(socket, handler, _state!, Blocks, _options.HandlerTimeout, _logger);
             }
             catch
@@ -100,6 +100,29 @@ public sealed partial class HandoffOwner
         }
     }
 
+    private ProcessHandle Exchange(DescriptorSocket socket, string path)
+    {
+        HandoffException? unsent = null;
+        try
+        {
+            socket.Send(_message, _descriptors, _options.Patience);
+        }
+        catch (HandoffException e)
+        {
+            // A handler that refuses the peer itself answers without reading: its reason is worth more than ours.
+            unsent = e;
+        }
+
+        try
+        {
+            return ReceiveAnswer(socket, path);
+        }
+        catch (HandoffException e) when (unsent is not null && !e.IsRefusal)
+        {
+            throw unsent;
+        }
+    }
+
     private ProcessHandle ReceiveAnswer(DescriptorSocket socket, string path)
     {
         long start = Stopwatch.GetTimestamp();
@@ -127,7 +150,7 @@ public sealed partial class HandoffOwner
             HandoffAnswer answer = HandoffAnswer.Decode(bytes.AsSpan(0, have));
             if (!answer.Accepted)
             {
-                throw new HandoffException($"The handler at {path} refuses: {answer.Text}");
+                throw new HandoffException($"The handler at {path} refuses: {answer.Text}") { IsRefusal = true };
             }
 
             if (descriptors.Count != 1)

@@ -184,4 +184,74 @@ public sealed class HandoffTests
         using CancellationTokenSource soon = new(50);
         Assert.ThrowsAny<OperationCanceledException>(() => next.Accept(soon.Token));
     });
+
+    [Fact(Timeout = Limit)]
+    public async Task AnotherUserIsRefusedUnlessItIsAllowed() => await Task.Run(() =>
+    {
+        Requires.Root("Becoming another user");
+        Requires.Userfaultfd();
+        const uint nobody = 65534;
+        DirectoryInfo directory = Directory.CreateTempSubdirectory("postcopy-handoff-");
+        string path = Path.Combine(directory.FullName, "handler.sock");
+        foreach (bool allowed in new[] { false, true })
+        {
+            using HandoffListener listener = new(new HandoffListenerOptions { Path = path, AllowedUsers = allowed ? [nobody] : [] });
+            File.SetUnixFileMode(directory.FullName, (UnixFileMode)0b111_101_101);
+
+            // The door is 0600 at first: nobody cannot even knock.
+            Assert.Contains("EACCES", ChildProcess.Run(ConnectAsNobody, path), StringComparison.Ordinal);
+            File.SetUnixFileMode(path, (UnixFileMode)0b110_110_110);
+            using CancellationTokenSource patience = new();
+            Task accepting = Task.Run(() => listener.Accept(patience.Token), patience.Token);
+            string said = ChildProcess.Run(ConnectAsNobody, path);
+            Assert.Contains(allowed ? "is no userfaultfd" : "user 65534 may not hand memory over", said, StringComparison.Ordinal);
+            patience.Cancel();
+            Assert.ThrowsAny<OperationCanceledException>(() => accepting.WaitAsync(Deadline.Default).GetAwaiter().GetResult());
+        }
+
+        directory.Delete(recursive: true);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task PoisonTakesThePlaceOfPagesThatNeverCame() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.Poison);
+        using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 8 * 4096 });
+        HandoffOwner owner = new(new HandoffOwnerOptions { Open = Requires.AnyKind });
+        RamBlock block = owner.Add(new RamBlockSpec { Name = "ram", Memory = memory }, 0);
+        owner.Register();
+        Assert.Throws<PostcopyIncompleteException>(() => owner.Close(MissingPagePolicy.Fail));
+        owner.Close(MissingPagePolicy.Poison);
+        Assert.Equal(8, block.MissingPages);
+        Assert.Throws<GuestMemoryException>(() => memory.Populate(0, 4096, forWriting: false));
+        Assert.Throws<ObjectDisposedException>(owner.Complete);
+    });
+
+    /// <summary>A hand-over that gets as far as its first descriptor, which is none.</summary>
+    private static void ConnectAsNobody(ChildScenario child)
+    {
+        TestLibc.BecomeNobody();
+        try
+        {
+            using DescriptorSocket peer = DescriptorSocket.Connect(child.Arguments[0]);
+            using Microsoft.Win32.SafeHandles.SafeFileHandle none = File.OpenHandle("/dev/null");
+            HandoffBlock block = new("ram", new AddressRange(1 << 20, 1 << 20), PageSize.Host, 0, UffdModes.Missing, UffdOperations.Copy, HandoffState.HeaderBytes, -1, false);
+            try
+            {
+                peer.Send(new HandoffMessage(UffdFeatures.None, 8192, [block], 3).Encode(), [none, none, none], Deadline.Default);
+            }
+            catch (HandoffException e) when (e.Message.Contains("EPIPE", StringComparison.Ordinal))
+            {
+                // Refused unread: the answer is there all the same.
+            }
+
+            byte[] bytes = new byte[HandoffAnswer.MaxBytes];
+            int n = peer.Receive(bytes, [], Deadline.Default);
+            child.Say(HandoffAnswer.Decode(bytes.AsSpan(0, n)).Text);
+        }
+        catch (HandoffException e)
+        {
+            child.Say(e.Message);
+        }
+    }
 }
