@@ -21,7 +21,7 @@ internal sealed class HandoffBench : IDisposable
         Memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = pages * 4096L, Kind = shared ? GuestMemoryKind.Memfd : GuestMemoryKind.Anonymous });
         Owner = new HandoffOwner(new HandoffOwnerOptions { Open = Requires.AnyKind, Patience = TimeSpan.FromSeconds(10) });
         Block = Owner.Add(new RamBlockSpec { Name = "pc.ram", Memory = Memory }, sourceOffset: 8192);
-        HandoffListenerOptions options = new() { Path = Path, StuckFaultCheck = TimeSpan.FromMilliseconds(100) };
+        HandoffListenerOptions options = new() { Path = Path, StuckFaultCheck = Timeout.InfiniteTimeSpan };
         Listener = new HandoffListener(listen?.Invoke(options) ?? options);
         _watchdog = new Timer(_ => Owner.Uffd?.Dispose(), null, TimeSpan.FromSeconds(50), Timeout.InfiniteTimeSpan);
         if (register)
