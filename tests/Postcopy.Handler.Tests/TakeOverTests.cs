@@ -119,6 +119,44 @@ public sealed class TakeOverTests(ITestOutputHelper output)
     });
 
     [Fact(Timeout = Limit)]
+    public async Task AWrongImageIsNamedAndTheRightOneServesWhoWaits() => await Task.Run(async () =>
+    {
+        Requires.Userfaultfd();
+        using TestImage image = new(64);
+        string cut = image.Temporary("cut");
+        await File.WriteAllBytesAsync(cut, File.ReadAllBytes(image.Image)[..(63 * TestImage.PageBytes)]);
+        using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 64 * TestImage.PageBytes });
+        using HandoffOwner owner = new(new HandoffOwnerOptions { Open = Requires.AnyKind });
+        _ = owner.Add(new RamBlockSpec { Name = "ram", Memory = memory }, 0);
+        owner.Register();
+        GuestVcpus guest = new(memory, 2);
+        guest.Start();
+        using HandlerProcess wrong = HandlerProcess.Start("serve", "--socket", image.Socket, "--image", cut);
+        wrong.WaitFor("listening");
+        HandlerConnection connection = owner.Connect(image.Socket);
+        Assert.Equal(1, wrong.WaitForExit());
+        Assert.Contains("Block 'ram' of 262144 bytes begins at offset 0 of the image, which has 258048 bytes", wrong.Said, StringComparison.Ordinal);
+        Assert.Contains(await connection.Ended.WaitAsync(Deadline.Default), new[] { HandlerEnd.Closed, HandlerEnd.Died });
+        Assert.Equal(64 * TestImage.PageBytes, owner.MissingBytes);
+
+        using HandlerProcess right = HandlerProcess.Start("serve", "--socket", image.Socket, "--image", image.Image, "--fill");
+        await owner.KeepServedAsync(_ => new(image.Socket), TestContext.Current.CancellationToken).WaitAsync(Deadline.Default);
+        guest.Stop(right.Said);
+        owner.Complete();
+        Assert.Equal(0, right.WaitForExit());
+    });
+
+    [Theory(Timeout = Limit)]
+    [InlineData("--socket", "serve", "--image", "x")]
+    [InlineData("--workers", "serve", "--socket", "s", "--image", "x", "--workers", "0")]
+    public async Task AWrongOptionIsNamed(string expected, params string[] arguments) => await Task.Run(() =>
+    {
+        using HandlerProcess handler = HandlerProcess.Start(arguments);
+        Assert.Equal(2, handler.WaitForExit());
+        Assert.Contains(expected, handler.Said, StringComparison.Ordinal);
+    });
+
+    [Fact(Timeout = Limit)]
     public async Task TheHandlerEndsQuietlyWhenItsOwnerDies() => await Task.Run(() =>
     {
         Requires.Userfaultfd();

@@ -83,12 +83,11 @@ public sealed partial class HandoffOwner
                     Log.NoHandler(_logger, e.Message);
                 }
 
-                await Task.Delay(pause, cancellationToken).ConfigureAwait(false);
-                pause = pause + pause > s_longestRetry ? s_longestRetry : pause + pause;
+                pause = await PauseAsync(pause, cancellationToken).ConfigureAwait(false);
                 continue;
             }
 
-            pause = s_firstRetry;
+            long missing = MissingBytes;
             HandlerEnd end = await connection.Ended.WaitAsync(cancellationToken).ConfigureAwait(false);
             if (end == HandlerEnd.NothingMissing)
             {
@@ -97,7 +96,21 @@ public sealed partial class HandoffOwner
 
             // The next one may be at the same path: no descriptor of this one may stay.
             connection.Dispose();
+            if (MissingBytes < missing)
+            {
+                pause = s_firstRetry;
+                continue;
+            }
+
+            // It took the memory and did nothing: a wrong image, say. Its successors must not come and go without pause.
+            pause = await PauseAsync(pause, cancellationToken).ConfigureAwait(false);
         }
+    }
+
+    private static async Task<TimeSpan> PauseAsync(TimeSpan pause, CancellationToken cancellationToken)
+    {
+        await Task.Delay(pause, cancellationToken).ConfigureAwait(false);
+        return pause + pause > s_longestRetry ? s_longestRetry : pause + pause;
     }
 
     private ProcessHandle Exchange(DescriptorSocket socket, string path)
