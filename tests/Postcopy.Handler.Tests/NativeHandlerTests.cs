@@ -79,7 +79,7 @@ public sealed partial class NativeHandlerTests(ITestOutputHelper output)
         // No server process may stay behind: it would hold our pipes open.
         ProcessStartInfo start = new("dotnet",
         [
-            "publish", Path.Combine(root, "samples/Postcopy.Handler"), "-c", "Release", "-r", RuntimeInformation.RuntimeIdentifier, "-o", directory,
+            "publish", Path.Combine(root, "samples/Postcopy.Handler"), "-c", "Release", "-r", $"linux-{RuntimeInformation.ProcessArchitecture.ToString().ToLowerInvariant()}", "-o", directory,
             "--artifacts-path", directory + "-artifacts", "-nodeReuse:false", "-p:UseSharedCompilation=false", "-warnaserror",
         ]) { RedirectStandardOutput = true, RedirectStandardError = true };
         using Process publish = Process.Start(start)!;
