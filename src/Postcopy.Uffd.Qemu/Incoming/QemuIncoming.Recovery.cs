@@ -145,12 +145,13 @@ public sealed partial class QemuIncoming
 
     /// <summary>
     /// The urgent channel alone is gone, and pages on their way there with it: the source counts them as sent. Only the
-    /// bitmaps of a resume can tell it, so the main connection goes too.
+    /// bitmaps of a resume can tell it, so the main connection goes too. In a resume's handshake not before RESUME_ACK: cut
+    /// there, a 7.2 source is wedged (qemu-wire.md 5.1).
     /// </summary>
     private void UrgentLostLocked(IncomingLink link, Exception why)
     {
         link.UrgentLost ??= why;
-        if (_over || !_pointOfNoReturn || link.Ended || link != _link || _destination.Blocks.MissingBytes == 0)
+        if (_over || !_pointOfNoReturn || !link.Active || link.Ended || link != _link || _destination.Blocks.MissingBytes == 0)
         {
             return;
         }
@@ -216,10 +217,15 @@ public sealed partial class QemuIncoming
 
         // The source must hear the acknowledgement before the first request.
         link.Writer.ResumeAck();
+        _ = link.Writer.Flush(s_lastWord);
         lock (_lock)
         {
             _destination.Resume(new PageRequester(link.Writer, _streamBlocks));
             RunGuestLocked();
+            if (link.UrgentLost is { } why)
+            {
+                UrgentLostLocked(link, why);
+            }
         }
     }
 }
