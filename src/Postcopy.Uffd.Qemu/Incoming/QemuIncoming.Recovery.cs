@@ -88,7 +88,7 @@ public sealed partial class QemuIncoming
                 : $"before the switch, in phase {_stream.Phase}";
             return ended is MigrationStreamException
                 ? ended
-                : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} The guest goes on at the source.", true, ended);
+                : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} {WhoHasTheGuest(ended)}", true, ended);
         }
 
         string missing = _destination.DescribeMissing();
@@ -104,6 +104,12 @@ public sealed partial class QemuIncoming
                 ? new QemuIncomingException($"The connection was lost in postcopy: {missing}. {ended.Message} No other can come: {deaf.Message}", false, ended)
                 : null;
     }
+
+    /// <summary>A source before 10.2 counts its guest as gone when the package is out, all of which has not come here.</summary>
+    private static string WhoHasTheGuest(Exception ended) =>
+        ended is MigrationConnectionException { Section: QemuStreamReader.PackagedName }
+            ? "The guest did not come here. A source of 10.2 or later lets it go on. An older one stays postcopy-paused and cannot."
+            : "The guest goes on at the source.";
 
     private void AwaitRecoveryLocked(Exception why)
     {
