@@ -74,6 +74,9 @@ public abstract class MigrationChannel : IDisposable
     /// <summary>Bytes received so far.</summary>
     internal long ReceivedBytes => Volatile.Read(ref _received);
 
+    /// <summary>True when nothing can be received now, not even the end. Any thread; false when this side has closed it.</summary>
+    internal abstract bool IsSilent { get; }
+
     /// <summary>True while a thread is inside <see cref="Receive"/>: not merely busy with what it got.</summary>
     internal bool IsReceiving => Volatile.Read(ref _receiving);
 

@@ -10,11 +10,15 @@ namespace Postcopy.Uffd.Qemu;
 /// </summary>
 public sealed class MigrationListener : IDisposable
 {
-    private const int Backlog = 4;
+    private const int Backlog = 16;
+    private const int MostHandshakes = 64;
 
     private readonly Socket _socket;
     private readonly MigrationListenerOptions _options;
     private readonly string? _file;
+    private readonly CancellationTokenSource _closed = new();
+    private readonly List<Task<MigrationChannel?>> _handshakes = [];
+    private Task<Socket>? _accepting;
 
     private MigrationListener(Socket socket, MigrationListenerOptions options, string? file)
     {
@@ -61,26 +65,44 @@ public sealed class MigrationListener : IDisposable
         }
     }
 
-    /// <summary>Waits for the next connection. One that fails its TLS handshake is closed, and the wait goes on.</summary>
+    /// <summary>
+    /// Waits for the next connection. TLS handshakes go on beside each other: who says nothing in his, or fails it, is closed
+    /// and keeps nobody out. One call at a time.
+    /// </summary>
     /// <param name="cancellationToken">Gives up the wait.</param>
     public async ValueTask<MigrationChannel> AcceptAsync(CancellationToken cancellationToken = default)
     {
+        if (_options.Tls is null)
+        {
+            return MigrationChannel.FromSocket(Prepared(await _socket.AcceptAsync(cancellationToken).ConfigureAwait(false)));
+        }
+
         while (true)
         {
-            Socket socket = await _socket.AcceptAsync(cancellationToken).ConfigureAwait(false);
-            if (socket.ProtocolType == ProtocolType.Tcp)
+            // Kept over calls: a cancelled wait must not lose the connection that comes next.
+            _accepting ??= _socket.AcceptAsync(_closed.Token).AsTask();
+
+            // With that many at once the strangers wait in the backlog until one has ended.
+            List<Task> first = [.. _handshakes];
+            if (_handshakes.Count < MostHandshakes)
             {
-                socket.NoDelay = true;
+                first.Add(_accepting);
             }
 
-            if (_options.Tls is null)
+            Task done = await Task.WhenAny(first).WaitAsync(cancellationToken).ConfigureAwait(false);
+            if (done == _accepting)
             {
-                return MigrationChannel.FromSocket(socket);
+                Task<Socket> accepted = _accepting;
+                _accepting = null;
+                _handshakes.Add(SecureAsync(Prepared(await accepted.ConfigureAwait(false))));
             }
-
-            if (await SecureAsync(socket, cancellationToken).ConfigureAwait(false) is { } channel)
+            else if (done is Task<MigrationChannel?> handshake)
             {
-                return channel;
+                _ = _handshakes.Remove(handshake);
+                if (await handshake.ConfigureAwait(false) is { } channel)
+                {
+                    return channel;
+                }
             }
         }
     }
@@ -88,6 +110,7 @@ public sealed class MigrationListener : IDisposable
     /// <summary>Stops listening; connections that were accepted go on.</summary>
     public void Dispose()
     {
+        _closed.Cancel();
         _socket.Dispose();
         if (_file is not null)
         {
@@ -95,9 +118,19 @@ public sealed class MigrationListener : IDisposable
         }
     }
 
-    private async ValueTask<MigrationChannel?> SecureAsync(Socket socket, CancellationToken cancellationToken)
+    private static Socket Prepared(Socket socket)
     {
-        using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        if (socket.ProtocolType == ProtocolType.Tcp)
+        {
+            socket.NoDelay = true;
+        }
+
+        return socket;
+    }
+
+    private async Task<MigrationChannel?> SecureAsync(Socket socket)
+    {
+        using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(_closed.Token);
         patience.CancelAfter(_options.HandshakeTimeout);
         SslStream tls = new(new NetworkStream(socket, ownsSocket: true));
         try
@@ -108,7 +141,6 @@ public sealed class MigrationListener : IDisposable
         catch (Exception e) when (e is AuthenticationException or IOException or OperationCanceledException)
         {
             await tls.DisposeAsync().ConfigureAwait(false);
-            cancellationToken.ThrowIfCancellationRequested();
             return null;
         }
     }

@@ -24,6 +24,21 @@ internal sealed unsafe class SocketChannel : MigrationChannel
 
     public override bool CanTrySend => true;
 
+    internal override bool IsSilent
+    {
+        get
+        {
+            try
+            {
+                return !_aborted && !Libc.WaitFor(_handle, Libc.POLLIN, 0);
+            }
+            catch (ObjectDisposedException)
+            {
+                return false;
+            }
+        }
+    }
+
     public override int Receive(Span<byte> buffer)
     {
         Receiving = true;

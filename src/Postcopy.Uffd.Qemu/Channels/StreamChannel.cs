@@ -1,4 +1,5 @@
 using System.Net.Sockets;
+using Postcopy.Uffd.Qemu.Interop;
 
 namespace Postcopy.Uffd.Qemu;
 
@@ -16,6 +17,22 @@ internal sealed class StreamChannel : MigrationChannel
     }
 
     public override bool CanTrySend => false;
+
+    /// <summary>A stream without a socket cannot be asked.</summary>
+    internal override bool IsSilent
+    {
+        get
+        {
+            try
+            {
+                return !_aborted && (_transport is null || !Libc.WaitFor(_transport.SafeHandle, Libc.POLLIN, 0));
+            }
+            catch (ObjectDisposedException)
+            {
+                return false;
+            }
+        }
+    }
 
     public override int Receive(Span<byte> buffer)
     {

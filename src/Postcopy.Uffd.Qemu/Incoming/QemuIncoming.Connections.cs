@@ -24,7 +24,7 @@ public sealed partial class QemuIncoming
         /// <summary>It is a main or an urgent connection, not one that has said nothing yet.</summary>
         internal bool HasRole { get; set; }
 
-        /// <summary>It was there, silent, when a link was lost: its end says nothing about the next link.</summary>
+        /// <summary>It came for a link that is gone: neither its pages nor its end belong to the next one.</summary>
         internal bool IsOld { get; set; }
     }
 
@@ -136,6 +136,7 @@ public sealed partial class QemuIncoming
                 {
                     connection.HasRole = true;
                     StopRecoverTimerLocked();
+                    MarkOldLocked(connection);
                     return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
                 }
             }
@@ -144,12 +145,25 @@ public sealed partial class QemuIncoming
         return null;
     }
 
+    /// <summary>
+    /// A source closes all that it had before it resumes. So what was accepted before the new main connection and is closed
+    /// already, or has something to say before RESUME_ACK, was accepted late and is the lost link's; what is still open and
+    /// silent may be the new urgent channel, which a lossy network let overtake the main one.
+    /// </summary>
+    private void MarkOldLocked(Connection main)
+    {
+        foreach (Connection connection in _connections)
+        {
+            connection.IsOld |= !connection.HasRole && connection.Number < main.Number && !connection.Channel.IsSilent;
+        }
+    }
+
     /// <summary>A page before RESUME_ACK belongs to a link that is gone; it comes again on the new one.</summary>
     private IncomingLink? TryBecomeUrgent(Connection connection)
     {
         lock (_lock)
         {
-            if (_over || _link is not { Active: true, Ended: false } link || _stream.Phase is not (StreamPhase.Running or StreamPhase.End))
+            if (_over || connection.IsOld || _link is not { Active: true, Ended: false } link || _stream.Phase is not (StreamPhase.Running or StreamPhase.End))
             {
                 return null;
             }
@@ -164,7 +178,7 @@ public sealed partial class QemuIncoming
     {
         lock (_lock)
         {
-            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { Active: true } link)
+            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { } link)
             {
                 UrgentLostLocked(link, why);
             }

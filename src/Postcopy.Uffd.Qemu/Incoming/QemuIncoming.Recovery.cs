@@ -88,7 +88,7 @@ public sealed partial class QemuIncoming
                 : $"before the switch, in phase {_stream.Phase}";
             return ended is MigrationStreamException
                 ? ended
-                : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} The guest goes on at the source.", true, ended);
+                : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} {WhoHasTheGuest(ended)}", true, ended);
         }
 
         string missing = _destination.DescribeMissing();
@@ -104,6 +104,12 @@ public sealed partial class QemuIncoming
                 ? new QemuIncomingException($"The connection was lost in postcopy: {missing}. {ended.Message} No other can come: {deaf.Message}", false, ended)
                 : null;
     }
+
+    /// <summary>A source before 10.2 counts its guest as gone when the package is out, all of which has not come here.</summary>
+    private static string WhoHasTheGuest(Exception ended) =>
+        ended is MigrationConnectionException { Section: QemuStreamReader.PackagedName }
+            ? "The guest did not come here. A source of 10.2 or later lets it go on. An older one stays postcopy-paused and cannot."
+            : "The guest goes on at the source.";
 
     private void AwaitRecoveryLocked(Exception why)
     {
@@ -145,12 +151,13 @@ public sealed partial class QemuIncoming
 
     /// <summary>
     /// The urgent channel alone is gone, and pages on their way there with it: the source counts them as sent. Only the
-    /// bitmaps of a resume can tell it, so the main connection goes too.
+    /// bitmaps of a resume can tell it, so the main connection goes too. In a resume's handshake not before RESUME_ACK: cut
+    /// there, a 7.2 source is wedged (qemu-wire.md 5.1).
     /// </summary>
     private void UrgentLostLocked(IncomingLink link, Exception why)
     {
         link.UrgentLost ??= why;
-        if (_over || !_pointOfNoReturn || link.Ended || link != _link || _destination.Blocks.MissingBytes == 0)
+        if (_over || !_pointOfNoReturn || !link.Active || link.Ended || link != _link || _destination.Blocks.MissingBytes == 0)
         {
             return;
         }
@@ -216,10 +223,15 @@ public sealed partial class QemuIncoming
 
         // The source must hear the acknowledgement before the first request.
         link.Writer.ResumeAck();
+        _ = link.Writer.Flush(s_lastWord);
         lock (_lock)
         {
             _destination.Resume(new PageRequester(link.Writer, _streamBlocks));
             RunGuestLocked();
+            if (link.UrgentLost is { } why)
+            {
+                UrgentLostLocked(link, why);
+            }
         }
     }
 }

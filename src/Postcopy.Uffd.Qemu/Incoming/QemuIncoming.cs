@@ -106,6 +106,18 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         }
     }
 
+    /// <summary>Connections that are open here, of whatever role. For tests.</summary>
+    internal int OpenConnections
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _connections.Count;
+            }
+        }
+    }
+
     private long Requests
     {
         get

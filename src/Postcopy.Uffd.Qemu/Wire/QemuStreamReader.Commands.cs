@@ -5,7 +5,7 @@ public sealed partial class QemuStreamReader
 {
     private const int CommandHeader = 1 + sizeof(ushort) + sizeof(ushort);
     private const int DiscardRangeLength = 2 * sizeof(ulong);
-    private const string PackagedName = "PACKAGED";
+    internal const string PackagedName = "PACKAGED";
     private const int FirstPackageChunk = 64 * 1024;
 
     private DiscardRange[] _discards = new DiscardRange[QemuWire.DiscardRangesPerCommand];

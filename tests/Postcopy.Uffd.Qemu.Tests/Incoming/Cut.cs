@@ -34,7 +34,19 @@ internal sealed class Cut
     /// <summary>In the middle of a bitmap: type 5, then length, name and bulk.</summary>
     internal static Cut InsideBitmap() => new([0, 5, 0], false, 20);
 
+    /// <summary>In the section that begins next: behind an end-of-section record come a footer and a header of five bytes each.</summary>
+    internal static Cut InRecord(long delta, Func<bool> armed) => new([0, 0, 0, 0, 0, 0, 0, 0x10], false, 10 + delta, armed);
+
+    /// <summary>All but the last byte of the answer to PING 0x42.</summary>
+    internal static Cut InPointOfNoReturn() => new([0, 2, 0, 4, 0, 0, 0, 0x42], false, -1);
+
+    /// <summary>All but the last byte of SHUT 0.</summary>
+    internal static Cut InShut() => new([0, 1, 0, 4, 0, 0, 0, 0], false, -1);
+
     internal static Cut AfterResumeAck() => new([0, 6, 0, 4, 0, 0, 0, 1], false, 0);
+
+    /// <summary>Nothing more may pass.</summary>
+    internal bool IsReached => _seen >= _at;
 
     /// <summary>How many bytes of the next ones may pass; fewer than all means: pass them and cut.</summary>
     internal int Pass(ReadOnlySpan<byte> chunk)

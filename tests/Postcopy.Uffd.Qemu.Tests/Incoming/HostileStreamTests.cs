@@ -3,7 +3,8 @@ using System.Globalization;
 
 namespace Postcopy.Uffd.Qemu.Tests.Incoming;
 
-/// <summary>Mutated captures through the whole destination, with real userfaults.</summary>
+/// <summary>Mutated captures through the whole destination, with real userfaults. Not beside the live tests: what it measures is the process.</summary>
+[Collection("live")]
 public sealed class HostileStreamTests
 {
     private const long Ram = 256 << 10;

@@ -122,7 +122,7 @@ internal sealed class Relay : IDisposable
                 }
 
                 Send(to, buffer.AsSpan(0, pass));
-                if (pass < got)
+                if (pass < got || cut is { IsReached: true })
                 {
                     break;
                 }

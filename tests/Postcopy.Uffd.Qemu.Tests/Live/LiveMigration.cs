@@ -16,10 +16,13 @@ internal sealed class LiveMigration : IAsyncDisposable
     private readonly TaskCompletionSource _running = new();
     private readonly string _uri;
     private readonly string _path;
+    private readonly bool _tls;
+    private readonly Queue<(Cut? Forward, Cut? Backward)> _cuts = [];
 
-    internal LiveMigration(QemuProcess qemu, bool unix = false, bool tls = false, bool preempt = false, TimeSpan? stall = null)
+    internal LiveMigration(QemuProcess qemu, bool unix = false, bool tls = false, bool preempt = false, TimeSpan? stall = null, TimeSpan? recover = null)
     {
         Qemu = qemu;
+        _tls = tls;
         _path = Path.Combine(qemu.Directory, "direct");
         SslServerAuthenticationOptions? certificates = tls ? Certificates.Write(qemu.Directory) : null;
         _listener = MigrationListener.Bind(
@@ -36,7 +39,7 @@ internal sealed class LiveMigration : IAsyncDisposable
                 return ValueTask.CompletedTask;
             },
             OnRunning = _running.SetResult,
-            RecoverTimeout = TimeSpan.FromSeconds(30),
+            RecoverTimeout = recover ?? TimeSpan.FromSeconds(30),
             StallTimeout = stall ?? TimeSpan.FromSeconds(30),
             Preempt = preempt,
         });
@@ -67,7 +70,7 @@ internal sealed class LiveMigration : IAsyncDisposable
     internal void Begin(long precopyBandwidth = 10_000_000, long postcopyBandwidth = 0, bool switchAtOnce = true)
     {
         Qemu.Monitor.Execute("migrate-set-parameters", $"{{\"max-bandwidth\": {precopyBandwidth}, \"max-postcopy-bandwidth\": {postcopyBandwidth}}}");
-        Receiving = Incoming.RunAsync(_listener.AcceptAsync, TestContext.Current.CancellationToken);
+        Receiving = Incoming.RunAsync(AcceptAsync, TestContext.Current.CancellationToken);
         Qemu.Monitor.Execute("migrate", $"{{\"uri\": \"{_uri}\"}}");
         if (switchAtOnce)
         {
@@ -75,9 +78,26 @@ internal sealed class LiveMigration : IAsyncDisposable
         }
     }
 
+    /// <summary>Where the next connection will break; with TLS that is found behind the decryption.</summary>
+    internal void CutNext(Cut? forward, Cut? backward = null)
+    {
+        if (!_tls)
+        {
+            Network.CutNext(forward, backward);
+            return;
+        }
+
+        lock (_cuts)
+        {
+            _cuts.Enqueue((forward, backward));
+        }
+    }
+
+    internal void SetPostcopyBandwidth(long bytes) => Qemu.Monitor.Execute("migrate-set-parameters", $"{{\"max-postcopy-bandwidth\": {bytes}}}");
+
     internal void Resume() => Qemu.Monitor.Execute("migrate", $"{{\"uri\": \"{_uri}\", \"resume\": true}}");
 
-    internal void Unlimit() => Qemu.Monitor.Execute("migrate-set-parameters", "{\"max-postcopy-bandwidth\": 0}");
+    internal void Unlimit() => SetPostcopyBandwidth(0);
 
     /// <summary>The guest may run; or why it never will.</summary>
     internal async Task RunningAsync()
@@ -133,6 +153,15 @@ internal sealed class LiveMigration : IAsyncDisposable
         foreach (RamBlock block in Destination.Blocks.Blocks)
         {
             block.Memory?.Dispose();
+        }
+    }
+
+    private async ValueTask<MigrationChannel> AcceptAsync(CancellationToken cancellation)
+    {
+        MigrationChannel channel = await _listener.AcceptAsync(cancellation);
+        lock (_cuts)
+        {
+            return _cuts.TryDequeue(out (Cut? Forward, Cut? Backward) cut) ? MigrationChannel.FromStream(new CutStream(channel, cut.Forward, cut.Backward)) : channel;
         }
     }
 

@@ -11,8 +11,7 @@ internal sealed class RelayFront : IDisposable
     private readonly EndPoint _target;
     private readonly Thread _thread;
     private readonly List<Relay> _relays = [];
-    private Cut? _forward;
-    private Cut? _backward;
+    private readonly Queue<(Cut? Forward, Cut? Backward)> _cuts = [];
 
     internal RelayFront(EndPoint address, EndPoint target)
     {
@@ -33,12 +32,12 @@ internal sealed class RelayFront : IDisposable
 
     internal EndPoint Address { get; }
 
-    /// <summary>Where the next connection will break; only a main one has these places.</summary>
+    /// <summary>Where the next connection will break for which that was not said yet.</summary>
     internal void CutNext(Cut? forward, Cut? backward = null)
     {
         lock (_relays)
         {
-            (_forward, _backward) = (forward, backward);
+            _cuts.Enqueue((forward, backward));
         }
     }
 
@@ -78,8 +77,8 @@ internal sealed class RelayFront : IDisposable
 
                 lock (_relays)
                 {
-                    _relays.Add(new Relay(source, destination, _forward, _backward));
-                    (_forward, _backward) = (null, null);
+                    (Cut? forward, Cut? backward) = _cuts.TryDequeue(out (Cut?, Cut?) next) ? next : default;
+                    _relays.Add(new Relay(source, destination, forward, backward));
                 }
             }
         }
