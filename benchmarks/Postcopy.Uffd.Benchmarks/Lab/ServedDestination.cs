@@ -1,0 +1,72 @@
+namespace Postcopy.Uffd.Benchmarks.Lab;
+
+/// <summary>
+/// A destination of ours whose pages are at hand: the requester places what is asked for, on the fault thread, as the
+/// C baseline does. Bitmaps and blocktime are on.
+/// </summary>
+internal sealed class ServedDestination : IPageRequester, IDisposable
+{
+    private readonly GuestMemory _memory;
+    private readonly nuint _page;
+
+    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, PlacerOptions? placer = null)
+    {
+        _page = page;
+        _memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = bytes });
+        Destination = new PostcopyDestination(new PostcopyOptions
+        {
+            Blocktime = new BlocktimeOptions(),
+            FaultReader = reader ?? new FaultReaderOptions(),
+            Placer = placer ?? new PlacerOptions(),
+        });
+        Block = Destination.Blocks.Add(new RamBlockSpec { Name = "pc.ram", Memory = _memory });
+        Destination.Advise();
+        Destination.Listen(this);
+        Destination.Run();
+        _ = Destination.Blocktime!.AddVcpu(HostThread.CurrentId);
+    }
+
+    internal PostcopyDestination Destination { get; }
+
+    internal RamBlock Block { get; }
+
+    internal PostcopyPlacer Placer => Destination.Placer;
+
+    internal nuint Address => _memory.Address;
+
+    internal long Bytes => _memory.Length;
+
+    /// <summary>Places that failed; read after the touches.</summary>
+    internal long Failures { get; private set; }
+
+    public RequestOutcome TryRequest(in PageRequest request)
+    {
+        if (!Destination.Placer.Place(request.Block, request.Offset, _page, request.Length).IsReceived)
+        {
+            Failures++;
+        }
+
+        return RequestOutcome.Sent;
+    }
+
+    internal void Discard() => Block.Discard(new PageRange(0, Bytes));
+
+    internal void Check(PlaceResult result)
+    {
+        if (!result.IsReceived)
+        {
+            throw new LabException($"A page could not be placed: {result}.");
+        }
+    }
+
+    public void Dispose()
+    {
+        _ = Destination.Placer.PlaceZero(Block, 0, Bytes);
+        Destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
+        _memory.Dispose();
+        if (Failures > 0)
+        {
+            throw new LabException($"{Failures} pages could not be placed on the fault thread.");
+        }
+    }
+}
