@@ -20,8 +20,14 @@ internal sealed class BaselineRegion : IDisposable
 
     internal int HandlerThread => NativeLab.lab_handler_thread(_handler);
 
-    internal void Serve(nuint page, bool spin) =>
+    internal void Serve(nuint page, bool spin, bool pinned = true)
+    {
         Check(NativeLab.lab_handler_start(_region, page, spin ? NativeLab.LAB_SPIN : NativeLab.LAB_SLEEP, out _handler), "start a handler");
+        if (pinned)
+        {
+            Affinity.Pin(HandlerThread, Affinity.Handler);
+        }
+    }
 
     internal unsafe void RequestThrough(int socket, NativeBuffer<ulong> samples) =>
         NativeLab.lab_handler_request_through(_handler, socket, samples.Pointer, samples.Count);

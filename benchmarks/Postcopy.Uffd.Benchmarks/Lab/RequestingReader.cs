@@ -46,6 +46,7 @@ internal sealed unsafe class RequestingReader : IPageRequester, IFaultObserver, 
         _reader.AddSource(new FaultSource(_kernel, _uffd.Descriptor, _registry, isPrimary: true));
         _reader.SetRequester(this);
         _reader.Start();
+        Affinity.Pin(ThreadTime.Find("postcopy-fault"), Affinity.Handler);
     }
 
     internal nuint Address => _memory.Address;

@@ -9,7 +9,7 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
     private readonly GuestMemory _memory;
     private readonly nuint _page;
 
-    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, PlacerOptions? placer = null)
+    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, bool pinned = true)
     {
         _page = page;
         _memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = bytes });
@@ -17,18 +17,25 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
         {
             Blocktime = new BlocktimeOptions(),
             FaultReader = reader ?? new FaultReaderOptions(),
-            Placer = placer ?? new PlacerOptions(),
         });
         Block = Destination.Blocks.Add(new RamBlockSpec { Name = "pc.ram", Memory = _memory });
         Destination.Advise();
         Destination.Listen(this);
         Destination.Run();
         _ = Destination.Blocktime!.AddVcpu(HostThread.CurrentId);
+        FaultThread = ThreadTime.Find("postcopy-fault");
+        if (pinned)
+        {
+            Affinity.Pin(FaultThread, Affinity.Handler);
+        }
     }
 
     internal PostcopyDestination Destination { get; }
 
     internal RamBlock Block { get; }
+
+    /// <summary>The kernel's id of its fault thread: one such destination at a time.</summary>
+    internal int FaultThread { get; }
 
     internal PostcopyPlacer Placer => Destination.Placer;
 
@@ -50,14 +57,6 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
     }
 
     internal void Discard() => Block.Discard(new PageRange(0, Bytes));
-
-    internal void Check(PlaceResult result)
-    {
-        if (!result.IsReceived)
-        {
-            throw new LabException($"A page could not be placed: {result}.");
-        }
-    }
 
     public void Dispose()
     {

@@ -5,15 +5,21 @@ namespace Postcopy.Uffd.Benchmarks.Lab;
 /// <summary>Processor time of one thread, as the scheduler counts it in nanoseconds.</summary>
 internal static class ThreadTime
 {
-    /// <summary>The kernel's id of a thread of this process by its name (the first 15 characters count).</summary>
+    /// <summary>The kernel's id of the newest thread of this process with a name (its first 15 characters); waits for one.</summary>
     internal static int Find(string name)
     {
         string wanted = name.Length > 15 ? name[..15] : name;
-        string? task = Directory.GetDirectories("/proc/self/task").LastOrDefault(t => File.ReadAllText($"{t}/comm").TrimEnd() == wanted);
-        return task is null
-            ? throw new LabException($"There is no thread '{name}'.")
-            : int.Parse(Path.GetFileName(task), CultureInfo.InvariantCulture);
+        int found = 0;
+        return SpinWait.SpinUntil(() => (found = Newest(wanted)) != 0, TimeSpan.FromSeconds(5))
+            ? found
+            : throw new LabException($"There is no thread '{name}'.");
     }
+
+    private static int Newest(string name) => Directory.GetDirectories("/proc/self/task")
+        .Where(t => File.ReadAllText($"{t}/comm").TrimEnd() == name)
+        .Select(t => int.Parse(Path.GetFileName(t), CultureInfo.InvariantCulture))
+        .DefaultIfEmpty()
+        .Max();
 
     internal static TimeSpan Of(int thread)
     {

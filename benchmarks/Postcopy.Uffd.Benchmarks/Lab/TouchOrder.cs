@@ -24,13 +24,19 @@ internal sealed unsafe class TouchOrder : IDisposable
     internal long Count => _pages.Count;
 
     /// <summary>Touches the pages of the region at the address; blocks while they are missing.</summary>
-    internal Span<ulong> Touch(nuint address, long count, TimeSpan gap = default)
+    internal Span<ulong> Touch(nuint address, long count, TimeSpan gap = default, bool pinned = true)
     {
+        if (pinned)
+        {
+            using Affinity.Restore restore = Affinity.PinCaller(Affinity.Toucher);
+            return Touch(address, count, gap, pinned: false);
+        }
+
         NativeLab.lab_touch(address, _pages.Pointer, count, (ulong)gap.TotalNanoseconds, _samples.Pointer);
         return _samples.Span[..(int)count];
     }
 
-    internal Sample Measure(nuint address, TimeSpan gap = default) => Sample.ByMedian(Touch(address, Count, gap));
+    internal Sample Measure(nuint address, bool pinned = true) => Sample.ByMedian(Touch(address, Count, default, pinned));
 
     public void Dispose()
     {

@@ -12,6 +12,7 @@ internal static class FaultRows
     internal static IEnumerable<RowResult> Sleep(ComparisonOptions options)
     {
         yield return Pair("fault-sleep", "fault to resume, both sleep in poll, vs C", Goal.AtMost(1.05), options, new FaultReaderOptions(), spin: false);
+        yield return Pair("fault-sleep.unpinned", "the same, threads where the scheduler puts them", Goal.Reported, options, new FaultReaderOptions(), spin: false, pinned: false);
     }
 
     internal static IEnumerable<RowResult> Spin(ComparisonOptions options)
@@ -25,18 +26,17 @@ internal static class FaultRows
         RowResult result = Pair("fault-adaptive", "fault to resume, our default vs C asleep in poll", Goal.AtMost(0.40), options, new FaultReaderOptions(), spin: false);
         using NativeBuffer<byte> page = new(PageSize.Host.Bytes);
         using ServedDestination ours = new(options.Size(16 << 20, 1 << 20), page.Address);
-        int thread = ThreadTime.Find("postcopy-fault");
         using TouchOrder order = new(ours.Bytes >> 12);
         _ = order.Measure(ours.Address);
         ours.Discard();
         Thread.Sleep(50);
 
         TimeSpan idleFor = TimeSpan.FromSeconds(options.Quick ? 0.2 : 10);
-        double idle = Share(thread, idleFor, () => Thread.Sleep(idleFor));
+        double idle = Share(ours.FaultThread, idleFor, () => Thread.Sleep(idleFor));
         long touches = options.Size(1000, 20);
         TimeSpan gap = TimeSpan.FromMilliseconds(10);
         Distribution sparse = default;
-        double at100 = Share(thread, null, () => sparse = Distribution.Of(order.Touch(ours.Address, Math.Min(touches, order.Count), gap)));
+        double at100 = Share(ours.FaultThread, null, () => sparse = Distribution.Of(order.Touch(ours.Address, Math.Min(touches, order.Count), gap)));
         yield return result with
         {
             Figures = new Dictionary<string, double>
@@ -50,24 +50,24 @@ internal static class FaultRows
         };
     }
 
-    internal static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, FaultReaderOptions reader, bool spin)
+    internal static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, FaultReaderOptions reader, bool spin, bool pinned = true)
     {
         long bytes = options.Size(16 << 20, 512 << 10);
         using NativeBuffer<byte> page = new(PageSize.Host.Bytes);
         using TouchOrder order = new(bytes >> 12);
-        using ServedDestination ours = new(bytes, page.Address, reader);
+        using ServedDestination ours = new(bytes, page.Address, reader, pinned);
         using BaselineRegion baseline = new(bytes);
-        baseline.Serve(page.Address, spin);
+        baseline.Serve(page.Address, spin, pinned);
         return Pairing.Run(name, what, goal, options.Rounds,
             () =>
             {
-                Sample sample = order.Measure(ours.Address);
+                Sample sample = order.Measure(ours.Address, pinned);
                 ours.Discard();
                 return sample;
             },
             () =>
             {
-                Sample sample = order.Measure(baseline.Address);
+                Sample sample = order.Measure(baseline.Address, pinned);
                 baseline.Discard();
                 return sample;
             });
