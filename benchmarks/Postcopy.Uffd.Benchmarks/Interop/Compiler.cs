@@ -17,7 +17,7 @@ internal static class Compiler
     private static readonly Lazy<nint> s_lab = new(() =>
     {
         string path = Path.Combine(s_folder.Value, "postcopy-lab.so");
-        Gcc($"-fPIC -shared -o {path}", "uffd.c", "place.c", "fault.c", "touch.c");
+        Gcc($"-fPIC -shared -o {path}", "uffd.c", "place.c", "fault.c", "touch.c", "wire.c");
         return NativeLibrary.Load(path);
     });
 

@@ -28,6 +28,9 @@ internal static unsafe partial class NativeLab
     internal static partial int lab_zero_loop(nint region, long pages);
 
     [LibraryImport(Library)]
+    internal static partial int lab_stream_place(int file);
+
+    [LibraryImport(Library)]
     internal static partial int lab_handler_start(nint region, nuint page, int waiting, out nint handler);
 
     [LibraryImport(Library)]

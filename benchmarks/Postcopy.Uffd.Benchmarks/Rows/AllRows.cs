@@ -12,6 +12,8 @@ internal static class AllRows
         new("request-path", RequestPathRow.Measure),
         new("fault-spin", FaultRows.Spin),
         new("place-page", PlacePageRow.Measure),
+        new("place-stream", PlaceStreamRow.Stream),
+        new("place-zero", PlaceStreamRow.Zero),
     ];
 
     /// <summary>Where a result belongs: by its row's place, variants behind it.</summary>
