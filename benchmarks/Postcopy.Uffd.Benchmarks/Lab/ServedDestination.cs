@@ -8,9 +8,11 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
 {
     private readonly GuestMemory _memory;
     private readonly nuint _page;
+    private readonly bool _countAllocations;
 
-    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, bool pinned = true)
+    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, bool pinned = true, bool countAllocations = false)
     {
+        _countAllocations = countAllocations;
         _page = page;
         _memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = bytes });
         Destination = new PostcopyDestination(new PostcopyOptions
@@ -46,11 +48,19 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
     /// <summary>Places that failed; read after the touches.</summary>
     internal long Failures { get; private set; }
 
+    /// <summary>Bytes allocated by the fault thread up to the last fault it served.</summary>
+    internal long AllocatedOnFaultThread { get; private set; }
+
     public RequestOutcome TryRequest(in PageRequest request)
     {
         if (!Destination.Placer.Place(request.Block, request.Offset, _page, request.Length).IsReceived)
         {
             Failures++;
+        }
+
+        if (_countAllocations)
+        {
+            AllocatedOnFaultThread = GC.GetAllocatedBytesForCurrentThread();
         }
 
         return RequestOutcome.Sent;

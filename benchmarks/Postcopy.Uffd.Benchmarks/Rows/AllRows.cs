@@ -9,11 +9,15 @@ internal static class AllRows
     [
         new("fault-sleep", FaultRows.Sleep),
         new("fault-adaptive", FaultRows.Adaptive),
+        new("fault-contended", LoadRows.Contended),
         new("request-path", RequestPathRow.Measure),
         new("fault-spin", FaultRows.Spin),
         new("place-page", PlacePageRow.Measure),
         new("place-stream", PlaceStreamRow.Stream),
         new("place-zero", PlaceStreamRow.Zero),
+        new("tracker", TrackerRow.Measure),
+        new("alloc", AllocationRow.Measure),
+        new("gc-pressure", LoadRows.GarbageCollection),
     ];
 
     /// <summary>Where a result belongs: by its row's place, variants behind it.</summary>

@@ -50,9 +50,9 @@ internal static class FaultRows
         };
     }
 
-    internal static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, FaultReaderOptions reader, bool spin, bool pinned = true)
+    internal static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, FaultReaderOptions reader, bool spin, bool pinned = true, long bytes = 0)
     {
-        long bytes = options.Size(16 << 20, 512 << 10);
+        bytes = bytes == 0 ? options.Size(16 << 20, 512 << 10) : bytes;
         using NativeBuffer<byte> page = new(PageSize.Host.Bytes);
         using TouchOrder order = new(bytes >> 12);
         using ServedDestination ours = new(bytes, page.Address, reader, pinned);

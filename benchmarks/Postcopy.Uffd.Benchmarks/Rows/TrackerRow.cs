@@ -1,0 +1,71 @@
+using System.Diagnostics;
+using Postcopy.Uffd.Benchmarks.Compare;
+
+namespace Postcopy.Uffd.Benchmarks.Rows;
+
+/// <summary>What blocktime costs: one fault from its message to its end, and placements that nobody waits for.</summary>
+internal static class TrackerRow
+{
+    private const double FaultLimit = 100;
+    private const double PlacementLimit = 10;
+
+    private static readonly nuint s_page = unchecked((nuint)0x7000_0000_0000);
+
+    internal static IEnumerable<RowResult> Measure(ComparisonOptions options)
+    {
+        int iterations = (int)options.Size(2_000_000, 20_000);
+        yield return RowResult.Absolute("tracker", "begin and end of one fault, clock reads included, through 100 ns", "ns", FaultLimit,
+            Rounds(options, () => PerOperation(Tracker(1), iterations, Fault)));
+        foreach (int slots in new[] { 1, 64, 1024 })
+        {
+            BlocktimeTracker tracker = Tracker(slots);
+            yield return RowResult.Absolute($"tracker.placement-{slots}",
+                $"a placement without waiter, {slots} slots, all but one waiting for other pages, through 10 ns", "ns", PlacementLimit,
+                Rounds(options, () => PerOperation(tracker, iterations, Placement)));
+        }
+    }
+
+    private static List<double> Rounds(ComparisonOptions options, Func<double> measure)
+    {
+        // Twice for nothing: the second run finds the code compiled with what the first has learnt.
+        _ = measure();
+        Thread.Sleep(options.Quick ? 0 : 200);
+        _ = measure();
+        return [.. Enumerable.Range(0, options.Rounds).Select(_ => measure())];
+    }
+
+    private static BlocktimeTracker Tracker(int slots)
+    {
+        BlocktimeTracker tracker = new(new BlocktimeOptions { MaxSlots = 1024 });
+        for (uint i = 1; i <= slots; i++)
+        {
+            _ = tracker.AddVcpu(i);
+        }
+
+        for (uint i = 2; i <= slots; i++)
+        {
+            tracker.Confirm(tracker.Begin(i, s_page + (i * 0x10000), tracker.Now()).Ticket);
+        }
+
+        return tracker;
+    }
+
+    private static void Fault(BlocktimeTracker tracker)
+    {
+        tracker.Confirm(tracker.Begin(1, s_page, tracker.Now()).Ticket);
+        tracker.End(s_page, 4096, tracker.Now());
+    }
+
+    private static void Placement(BlocktimeTracker tracker) => tracker.End(s_page + 0x8000, 4096, 0);
+
+    private static double PerOperation(BlocktimeTracker tracker, int iterations, Action<BlocktimeTracker> operation)
+    {
+        long start = Stopwatch.GetTimestamp();
+        for (int i = 0; i < iterations; i++)
+        {
+            operation(tracker);
+        }
+
+        return Stopwatch.GetElapsedTime(start).TotalNanoseconds / iterations;
+    }
+}
