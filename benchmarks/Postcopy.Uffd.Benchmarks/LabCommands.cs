@@ -5,7 +5,7 @@ using Postcopy.Uffd.Benchmarks.Rows;
 
 namespace Postcopy.Uffd.Benchmarks;
 
-/// <summary>The command line: compare, scale, and single operations without a command.</summary>
+/// <summary>The command line: compare, and single operations without a command.</summary>
 internal static class LabCommands
 {
     internal static RootCommand Build()
