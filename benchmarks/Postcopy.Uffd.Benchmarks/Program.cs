@@ -1,3 +1,13 @@
 using BenchmarkDotNet.Running;
+using Postcopy.Uffd.Benchmarks;
 
-BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(args);
+// compare is the latency lab; everything else is BenchmarkDotNet's (nothing at all asks which to run).
+return args is ["compare", ..] or ["--help" or "-h" or "-?"]
+    ? LabCommands.Build().Parse(args).Invoke()
+    : RunBenchmarks(args);
+
+static int RunBenchmarks(string[] args)
+{
+    _ = BenchmarkSwitcher.FromAssembly(typeof(Program).Assembly).Run(args);
+    return 0;
+}

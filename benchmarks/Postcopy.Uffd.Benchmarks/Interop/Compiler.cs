@@ -1,0 +1,63 @@
+using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+
+namespace Postcopy.Uffd.Benchmarks.Interop;
+
+/// <summary>Compiles the C baselines into a folder of their own, which goes when the process ends.</summary>
+internal static class Compiler
+{
+    private static readonly Lazy<string> s_folder = new(() =>
+    {
+        string folder = Directory.CreateTempSubdirectory("postcopy-lab-").FullName;
+        AppDomain.CurrentDomain.ProcessExit += (_, _) => Directory.Delete(folder, recursive: true);
+        return folder;
+    });
+
+    private static readonly Lazy<nint> s_lab = new(() =>
+    {
+        string path = Path.Combine(s_folder.Value, "postcopy-lab.so");
+        Gcc($"-fPIC -shared -o {path}", "uffd.c", "place.c", "fault.c", "touch.c", "wire.c");
+        return NativeLibrary.Load(path);
+    });
+
+    private static string Sources => Path.Combine(AppContext.BaseDirectory, "native");
+
+    /// <summary>Builds a program of native/ and gives its path.</summary>
+    internal static string Program(string name, params string[] sources)
+    {
+        string path = Path.Combine(s_folder.Value, name);
+        if (!File.Exists(path))
+        {
+            Gcc($"-o {path}", sources);
+        }
+
+        return path;
+    }
+
+    // CA2255: the resolver must stand before the first import of this assembly is called.
+#pragma warning disable CA2255 // a program, not a library
+    [ModuleInitializer]
+#pragma warning restore CA2255
+    internal static void ResolveLab() => NativeLibrary.SetDllImportResolver(
+        typeof(Compiler).Assembly, (name, _, _) => name == NativeLab.Library ? s_lab.Value : 0);
+
+    private static void Gcc(string output, params string[] sources)
+    {
+        string files = string.Join(' ', sources.Select(s => Path.Combine(Sources, s)));
+        try
+        {
+            using Process gcc = Process.Start(new ProcessStartInfo("gcc", $"-std=gnu11 -O2 -Wall -Wextra -Werror -pthread {output} {files}") { RedirectStandardError = true })!;
+            string errors = gcc.StandardError.ReadToEnd();
+            gcc.WaitForExit();
+            if (gcc.ExitCode != 0)
+            {
+                throw new LabException($"gcc refuses the baselines; apt-get install libc6-dev linux-libc-dev. {errors}");
+            }
+        }
+        catch (System.ComponentModel.Win32Exception e)
+        {
+            throw new LabException($"The baselines need gcc: apt-get install gcc libc6-dev linux-libc-dev ({e.Message}).");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+using System.Diagnostics;
+using Postcopy.Uffd.Benchmarks.Compare;
+using Postcopy.Uffd.Benchmarks.Interop;
+using Postcopy.Uffd.Benchmarks.Lab;
+using Postcopy.Uffd.Qemu;
+
+namespace Postcopy.Uffd.Benchmarks.Rows;
+
+/// <summary>
+/// A whole guest as QEMU sends it, from the first byte of the stream to the last page placed: QemuIncoming with bitmaps
+/// and blocktime on, against a C program that reads the same bytes and places page by page.
+/// </summary>
+internal static class PlaceStreamRow
+{
+    internal static IEnumerable<RowResult> Stream(ComparisonOptions options)
+    {
+        foreach (bool busy in new[] { false, true })
+        {
+            yield return Pair($"place-stream{Suffix(busy)}", $"1 GiB of pages as wire records, vs C page by page{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.65), options, zero: false, busy, new PlacerOptions());
+        }
+    }
+
+    internal static IEnumerable<RowResult> Zero(ComparisonOptions options)
+    {
+        foreach (bool busy in new[] { false, true })
+        {
+            yield return Pair($"place-zero{Suffix(busy)}", $"1 GiB of zero pages as wire records, vs C page by page{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.16), options, zero: true, busy, new PlacerOptions());
+        }
+    }
+
+    private static string Suffix(bool busy) => busy ? ".busy" : "";
+
+    private static string Load(bool busy) => busy ? "; a vCPU thread computes" : "";
+
+    private static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, bool zero, bool busy, PlacerOptions placer)
+    {
+        long bytes = options.Size(1L << 30, 8 << 20);
+        WarmMemory.Touch((bytes * 2) + (bytes / 2));
+        using RecordedStream stream = RecordedStream.Record(bytes, zero);
+        using BusyThreads? load = busy ? new BusyThreads(1) : null;
+        PlacementStatistics statistics = new();
+        RowResult result = Pairing.Run(name, what, goal, options.Rounds,
+            () =>
+            {
+                (TimeSpan time, statistics) = Receive(stream, placer);
+                return new Sample(time.TotalNanoseconds);
+            },
+            () =>
+            {
+                long start = Stopwatch.GetTimestamp();
+                int error = NativeLab.lab_stream_place((int)stream.File.DangerousGetHandle());
+                return error == 0
+                    ? new Sample(Stopwatch.GetElapsedTime(start).TotalNanoseconds)
+                    : throw new LabException($"The C baseline could not place the stream: errno {-error}.");
+            });
+        return result with
+        {
+            Figures = new Dictionary<string, double>
+            {
+                ["ourNanosecondsPerPage"] = result.Ours!.Value.Median / (bytes >> 12),
+                ["itsNanosecondsPerPage"] = result.Baseline!.Value.Median / (bytes >> 12),
+                ["ourIoctls"] = statistics.Operations,
+            },
+        };
+    }
+
+    private static (TimeSpan Time, PlacementStatistics Statistics) Receive(RecordedStream stream, PlacerOptions placer)
+    {
+        PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = placer });
+        QemuIncoming incoming = new(destination);
+        long start = Stopwatch.GetTimestamp();
+        bool played = false;
+        CompletionReport report = incoming.RunAsync(Accept).GetAwaiter().GetResult();
+        TimeSpan time = Stopwatch.GetElapsedTime(start);
+        incoming.DisposeAsync().AsTask().Wait();
+        destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
+        foreach (RamBlock block in destination.Blocks.Blocks)
+        {
+            block.Memory?.Dispose();
+        }
+
+        return (time, report.Placement);
+
+        async ValueTask<MigrationChannel> Accept(CancellationToken cancellation)
+        {
+            if (!played)
+            {
+                played = true;
+                return stream.Play();
+            }
+
+            await Task.Delay(Timeout.InfiniteTimeSpan, cancellation);
+            throw new UnreachableException();
+        }
+    }
+}

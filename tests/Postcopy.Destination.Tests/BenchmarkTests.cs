@@ -1,0 +1,72 @@
+using System.Text.Json;
+
+namespace Postcopy.Destination.Tests;
+
+/// <summary>The latency lab with tiny sizes: its rows run, and say what they promise. What they measure here is worth nothing.</summary>
+public sealed class BenchmarkTests
+{
+    private const int Limit = 90_000;
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(60);
+
+    [Fact(Timeout = Limit)]
+    public async Task TheComparisonRunsAndWritesOneMemberARow()
+    {
+        string directory = Directory.CreateTempSubdirectory("postcopy-lab-test-").FullName;
+        try
+        {
+            string file = Path.Combine(directory, "rows.json");
+            (int exit, string output, string error) = await RunAsync(
+                "compare", "--quick", "--rounds", "1", "--rows", "fault-sleep,request-path,place-page,place-stream,place-zero,tracker,alloc",
+                "--json", file, "--save", directory);
+            Assert.True(exit == 0, error + output);
+            using JsonDocument rows = JsonDocument.Parse(await File.ReadAllTextAsync(file, TestContext.Current.CancellationToken));
+            foreach (string name in (string[])["fault-sleep", "request-path", "place-page", "place-stream", "place-zero", "tracker", "alloc"])
+            {
+                JsonElement row = rows.RootElement.GetProperty(name);
+                Assert.Equal(name, row.GetProperty("name").GetString());
+                Assert.Equal(1, row.GetProperty("n").GetInt32());
+                Assert.InRange(row.GetProperty("ratio").GetDouble(), row.GetProperty("min").GetDouble(), row.GetProperty("max").GetDouble());
+                Assert.Contains(row.GetProperty("verdict").GetString(), (string[])["met", "met within A/A", "missed"]);
+            }
+
+            Assert.Equal(0, rows.RootElement.GetProperty("alloc").GetProperty("ours").GetDouble());
+            string kept = Assert.Single(Directory.GetDirectories(directory));
+            Assert.Contains("| fault-sleep |", await File.ReadAllTextAsync(Path.Combine(kept, "compare.md"), TestContext.Current.CancellationToken), StringComparison.Ordinal);
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
+    [Theory(Timeout = Limit)]
+    [InlineData("--rows", "fault-fast", "--rows: there is no row 'fault-fast'; there are fault-sleep,")]
+    [InlineData("--rounds", "0", "--rounds: give 1 to 1000")]
+    public async Task AWrongValueIsNamedWithWhatIsAllowed(string option, string value, string message)
+    {
+        (int exit, _, string error) = await RunAsync("compare", option, value);
+        Assert.NotEqual(0, exit);
+        Assert.Contains(message, error, StringComparison.Ordinal);
+    }
+
+    private static async Task<(int Exit, string Output, string Error)> RunAsync(params string[] arguments)
+    {
+        using SampleProcess lab = SampleProcess.Start("dotnet", [FindProgram(), .. arguments]);
+        int exit = await lab.ExitAsync(s_patience);
+        return (exit, lab.Output, lab.Error);
+    }
+
+    /// <summary>Built beside this assembly, in the same configuration.</summary>
+    private static string FindProgram()
+    {
+        DirectoryInfo output = new(AppContext.BaseDirectory.TrimEnd('/'));
+        string configuration = output.Parent!.Name;
+        DirectoryInfo? root = output;
+        while (root is not null && !File.Exists(Path.Combine(root.FullName, "Postcopy.Uffd.sln")))
+        {
+            root = root.Parent;
+        }
+
+        return Path.Combine(root!.FullName, "benchmarks/Postcopy.Uffd.Benchmarks/bin", configuration, output.Name, "Postcopy.Uffd.Benchmarks.dll");
+    }
+}
