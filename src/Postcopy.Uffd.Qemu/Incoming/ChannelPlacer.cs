@@ -8,6 +8,8 @@ internal sealed class ChannelPlacer : IDisposable
 {
     private readonly StagingWindow _window;
     private readonly HostPageAssembler _assembler;
+    private RamBlock? _spoiled;
+    private long _spoiledEnd;
 
     internal ChannelPlacer(PostcopyPlacer placer)
     {
@@ -27,6 +29,11 @@ internal sealed class ChannelPlacer : IDisposable
             return;
         }
 
+        if (IsSpoiled(block, offset))
+        {
+            return;
+        }
+
         AssemblyOutcome outcome = data == 0
             ? _assembler.AddZero(block, offset, out PlaceResult result)
             : _assembler.Add(block, offset, data, out result);
@@ -39,6 +46,38 @@ internal sealed class ChannelPlacer : IDisposable
                 throw new QemuIncomingException(
                     $"The target page at offset 0x{offset:x} of RAM block '{block.Name}' does not continue its host page of {block.PageSize}.", sourceMayResume: false);
         }
+    }
+
+    /// <summary>A target page that must not be used: the host page it belongs to is left out.</summary>
+    /// <returns>True for the first of its host page.</returns>
+    internal bool AddCorrupt(RamBlock block, long offset)
+    {
+        if (block.PageSize.Bytes == HostPageAssembler.TargetPageBytes)
+        {
+            return true;
+        }
+
+        if (IsSpoiled(block, offset))
+        {
+            return false;
+        }
+
+        _assembler.Reset();
+        _spoiledEnd = block.PageSize.AlignDown(offset) + block.PageSize.Bytes;
+        _spoiled = offset + HostPageAssembler.TargetPageBytes == _spoiledEnd ? null : block;
+        return true;
+    }
+
+    /// <summary>True for the rest of a host page that is left out; its target pages come one after the other.</summary>
+    private bool IsSpoiled(RamBlock block, long offset)
+    {
+        bool spoiled = _spoiled == block;
+        if (spoiled && offset + HostPageAssembler.TargetPageBytes == _spoiledEnd)
+        {
+            _spoiled = null;
+        }
+
+        return spoiled;
     }
 
     /// <summary>Places what is staged; the receive buffer may be reused afterwards.</summary>

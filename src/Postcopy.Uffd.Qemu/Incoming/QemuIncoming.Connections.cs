@@ -197,6 +197,12 @@ public sealed partial class QemuIncoming
                 // One page is never held back for a batch: what is here already goes in with it, nothing is waited for.
                 // A batch that was full leaves its next page, read already, for another round.
                 kind = PlaceBatch(reader, placer, kind, ref _urgentPages);
+                if (kind == StreamRecordKind.CorruptPage)
+                {
+                    LeaveOut(link, reader, placer);
+                    kind = StreamRecordKind.None;
+                }
+
                 if (kind == StreamRecordKind.None)
                 {
                     kind = reader.ReadNext();

@@ -9,6 +9,7 @@ public sealed partial class QemuIncoming
     private void BeginPostcopy(DevicePackage package, IncomingLink link)
     {
         _destination.Listen(new PageRequester(link.Writer, _streamBlocks));
+        AskForSpoiled(link);
         lock (_lock)
         {
             // Before 10.2 the source counts its guest as gone once the package is out.

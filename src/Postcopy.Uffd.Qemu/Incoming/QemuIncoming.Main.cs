@@ -33,6 +33,9 @@ public sealed partial class QemuIncoming
                     kind = PlaceBatch(reader, placer, kind, ref _postcopyPages);
                     consumed = kind == StreamRecordKind.None;
                     break;
+                case StreamRecordKind.CorruptPage:
+                    LeaveOut(link, reader, placer);
+                    break;
                 case StreamRecordKind.Page or StreamRecordKind.ZeroPage or StreamRecordKind.XbzrlePage:
                     WritePrecopy(reader, kind, ref delta);
                     break;
@@ -40,6 +43,7 @@ public sealed partial class QemuIncoming
                     Discard(reader, discards);
                     break;
                 case StreamRecordKind.Package:
+                    DiscardSpoiled(discards);
                     discards.Verify(_blocks);
                     BeginPostcopy(reader.Package!, link);
                     break;

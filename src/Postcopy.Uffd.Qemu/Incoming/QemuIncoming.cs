@@ -65,6 +65,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         PrecopyPages = Volatile.Read(ref _precopyPages),
         UrgentPages = Volatile.Read(ref _urgentPages),
         Requests = Requests,
+        CorruptPages = Volatile.Read(ref _corruptPages),
         LostConnections = Volatile.Read(ref _lost),
         SourceConfirmed = Volatile.Read(ref _confirmed),
     };

@@ -41,6 +41,12 @@ public sealed record QemuIncomingOptions
     /// </summary>
     public bool Preempt { get; init; }
 
+    /// <summary>
+    /// Hears of each page that arrived damaged; it is asked for again in any case. Only sources of this library send the
+    /// checksums that show it (<see cref="QemuSourceOptions.PageChecksums"/>). Called on a connection's thread; must not throw.
+    /// </summary>
+    public Action<CorruptPage>? OnCorruptPage { get; init; }
+
     /// <summary>Answer OPEN_RETURN_PATH with SWITCHOVER_ACK: only for sources with the capability switchover-ack (8.1).</summary>
     public bool SwitchoverAck { get; init; }
 

@@ -21,6 +21,9 @@ public sealed record QemuIncomingStatistics
     /// <summary>Target pages that came on the urgent channel, among the two above.</summary>
     public long UrgentPages { get; init; }
 
+    /// <summary>Pages that arrived damaged, were not placed, and were asked for again (<see cref="QemuSourceOptions.PageChecksums"/>).</summary>
+    public long CorruptPages { get; init; }
+
     /// <summary>Page requests sent on all connections: what the source calls postcopy-requests.</summary>
     public long Requests { get; init; }
 

@@ -26,4 +26,10 @@ public enum ReturnPathMessageType : ushort
 
     /// <summary>Tells a source with switchover-ack that the destination is ready for the switch.</summary>
     SwitchoverAck = 7,
+
+    /// <summary>
+    /// Asks for pages of a named block again, although they were sent: they arrived damaged. Ours, and only sent to a source
+    /// that sends checksums (<see cref="QemuSourceOptions.PageChecksums"/>); laid out as <see cref="ReqPagesId"/>.
+    /// </summary>
+    ResendPagesId = 0x5043,
 }

@@ -32,6 +32,9 @@ public sealed class ReturnPathReader : IDisposable
         _buffer = new ReceiveBuffer(channel, BufferSize);
     }
 
+    /// <summary>Whether <see cref="ReturnPathMessageType.ResendPagesId"/> is understood: the source sends checksums.</summary>
+    internal bool AcceptsResend { get; init; }
+
     /// <summary>The value of a PONG, SHUT or RESUME_ACK.</summary>
     public uint Value { get; private set; }
 
@@ -66,6 +69,7 @@ public sealed class ReturnPathReader : IDisposable
         {
             case ReturnPathMessageType.ReqPagesId:
             case ReturnPathMessageType.ReqPages:
+            case ReturnPathMessageType.ResendPagesId:
                 ReadRequest(type, ref payload);
                 break;
             case ReturnPathMessageType.RecvBitmap:
@@ -104,6 +108,7 @@ public sealed class ReturnPathReader : IDisposable
                 minimum = maximum = RequestLength;
                 break;
             case ReturnPathMessageType.ReqPagesId:
+            case ReturnPathMessageType.ResendPagesId when AcceptsResend:
                 (minimum, maximum) = (RequestLength + 2, RequestLength + 1 + ProtocolLimits.MaxNameLength);
                 break;
             case ReturnPathMessageType.RecvBitmap:
@@ -129,7 +134,7 @@ public sealed class ReturnPathReader : IDisposable
         long at = payload.Offset;
         ulong start = payload.ReadUInt64("start");
         uint length = payload.ReadUInt32("length");
-        if (type == ReturnPathMessageType.ReqPagesId)
+        if (type != ReturnPathMessageType.ReqPages)
         {
             Block = FindBlock(ref payload);
         }

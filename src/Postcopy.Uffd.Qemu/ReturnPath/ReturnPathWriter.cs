@@ -70,16 +70,8 @@ public sealed partial class ReturnPathWriter : IDisposable
 
         System.Diagnostics.Debug.Assert(((offset | length) & (block.PageSize - 1)) == 0 && length is > 0 and <= uint.MaxValue);
         System.Diagnostics.Debug.Assert(offset >= 0 && offset + length <= block.Length);
-        byte[] name = block.NameBytes;
         Span<byte> message = stackalloc byte[MessageRing.MaxMessage];
-        int payload = sizeof(ulong) + sizeof(uint) + 1 + name.Length;
-        WriteHeader(message, ReturnPathMessageType.ReqPagesId, payload);
-        BinaryPrimitives.WriteUInt64BigEndian(message[HeaderLength..], (ulong)offset);
-        BinaryPrimitives.WriteUInt32BigEndian(message[(HeaderLength + sizeof(ulong))..], (uint)length);
-        int nameAt = HeaderLength + sizeof(ulong) + sizeof(uint);
-        message[nameAt] = (byte)name.Length;
-        name.CopyTo(message[(nameAt + 1)..]);
-        if (!_ring.TryEnqueue(message[..(HeaderLength + payload)]))
+        if (!_ring.TryEnqueue(message[..WritePages(message, ReturnPathMessageType.ReqPagesId, block, offset, length)]))
         {
             return ReturnPathOutcome.Busy;
         }
@@ -87,6 +79,18 @@ public sealed partial class ReturnPathWriter : IDisposable
         Interlocked.Increment(ref _requests);
         SendQueued(mayWait: false);
         return _broken ? ReturnPathOutcome.Disconnected : ReturnPathOutcome.Sent;
+    }
+
+    /// <summary>Asks a source that sends checksums for pages that arrived damaged. QEMU does not know this message.</summary>
+    /// <param name="block">A block of the source's list.</param>
+    /// <param name="offset">A multiple of the block's page size.</param>
+    /// <param name="length">A multiple of the block's page size.</param>
+    /// <exception cref="MigrationConnectionException">The connection is lost.</exception>
+    public void ResendPages(StreamRamBlock block, long offset, long length)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        Span<byte> message = stackalloc byte[MessageRing.MaxMessage];
+        Enqueue(message[..WritePages(message, ReturnPathMessageType.ResendPagesId, block, offset, length)]);
     }
 
     /// <summary>Answers a PING.</summary>
@@ -157,6 +161,20 @@ public sealed partial class ReturnPathWriter : IDisposable
         }
 
         _wake.Dispose();
+    }
+
+    /// <summary>A message about pages of a named block; its length.</summary>
+    private static int WritePages(Span<byte> message, ReturnPathMessageType type, StreamRamBlock block, long offset, long length)
+    {
+        const int NameAt = HeaderLength + sizeof(ulong) + sizeof(uint);
+        byte[] name = block.NameBytes;
+        int end = NameAt + 1 + name.Length;
+        WriteHeader(message, type, end - HeaderLength);
+        BinaryPrimitives.WriteUInt64BigEndian(message[HeaderLength..], (ulong)offset);
+        BinaryPrimitives.WriteUInt32BigEndian(message[(HeaderLength + sizeof(ulong))..], (uint)length);
+        message[NameAt] = (byte)name.Length;
+        name.CopyTo(message[(NameAt + 1)..]);
+        return end;
     }
 
     private static void WriteHeader(Span<byte> message, ReturnPathMessageType type, int payloadLength)

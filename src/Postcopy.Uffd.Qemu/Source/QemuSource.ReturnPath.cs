@@ -10,6 +10,7 @@ public sealed partial class QemuSource
     private readonly HashSet<int> _bitmapsReceived = [];
     private bool _firstPong;
     private bool _pointOfNoReturnPong;
+    private bool _verifiedPong;
     private bool _resumeAcknowledged;
     private uint? _shut;
 
@@ -50,6 +51,14 @@ public sealed partial class QemuSource
         ReturnPathReader message = connection.ReturnPath;
         if (type is ReturnPathMessageType.ReqPages or ReturnPathMessageType.ReqPagesId)
         {
+            Interlocked.Increment(ref _requests);
+            ApplyRequest(connection, message.Block!, message.Start, message.Length);
+            return true;
+        }
+
+        if (type == ReturnPathMessageType.ResendPagesId)
+        {
+            ApplyResend(message.Block!, message.Start, message.Length);
             ApplyRequest(connection, message.Block!, message.Start, message.Length);
             return true;
         }
@@ -63,6 +72,7 @@ public sealed partial class QemuSource
                     break;
                 case ReturnPathMessageType.Pong:
                     _firstPong |= message.Value == QemuWire.PingReturnPathOpen;
+                    _verifiedPong |= message.Value == QemuWire.PingPagesVerified;
                     if (message.Value == QemuWire.PingPointOfNoReturn)
                     {
                         _pointOfNoReturnPong = true;
@@ -92,9 +102,19 @@ public sealed partial class QemuSource
         return type != ReturnPathMessageType.Shut;
     }
 
+    /// <summary>They were sent and arrived damaged: they are to be sent as if never sent.</summary>
+    private void ApplyResend(StreamRamBlock block, long start, long length)
+    {
+        DirtyPages dirty = _dirty[block.Index];
+        for (long page = start >> dirty.PageShift; page << dirty.PageShift < start + length; page++)
+        {
+            Interlocked.Increment(ref _resent);
+            dirty.Mark(page);
+        }
+    }
+
     private void ApplyRequest(SourceConnection connection, StreamRamBlock block, long start, long length)
     {
-        Interlocked.Increment(ref _requests);
         if (length == 0)
         {
             return;

@@ -16,6 +16,7 @@ public sealed partial class QemuSource
     private long _precopyPages;
     private long _requests;
     private long _urgentPages;
+    private long _resent;
 
     private void RunMigration(SourceConnection connection, Func<MigrationChannel>? openUrgent)
     {
@@ -187,6 +188,47 @@ public sealed partial class QemuSource
     private void Postcopy(SourceConnection connection)
     {
         QemuStreamWriter writer = connection.Writer;
+        do
+        {
+            SendAll(connection);
+        }
+        while (_options.PageChecksums && !AllVerified(connection));
+
+        if (_options.UsePointOfNoReturn)
+        {
+            WaitUntil(connection, () => _pointOfNoReturnPong);
+        }
+
+        writer.RamContinue(RamSectionId, last: true);
+        writer.SectionFinish(RamSectionId);
+        writer.EndOfFile();
+        lock (_lock)
+        {
+            _endSent = true;
+        }
+
+        writer.Flush();
+        // A source with checksums may still be asked for pages that arrived damaged there: its channel has no end mark.
+        if (_options.Preempt == QemuPreemptMode.AtStart && !_options.PageChecksums && connection.Urgent is { } urgent)
+        {
+            lock (urgent)
+            {
+                urgent.EndOfRecords();
+                urgent.Flush();
+            }
+        }
+
+        WaitUntil(connection, () => _shut is not null);
+        if (_shut is { } status and not 0)
+        {
+            throw new MigrationStreamException(connection.ReturnPath.StreamOffset, "return path", "SHUT 0", $"{status}: the destination failed");
+        }
+    }
+
+    /// <summary>All that is left, and what is asked for meanwhile.</summary>
+    private void SendAll(SourceConnection connection)
+    {
+        QemuStreamWriter writer = connection.Writer;
         int inSection = 0;
         while (true)
         {
@@ -209,34 +251,20 @@ public sealed partial class QemuSource
 
         writer.SectionFinish(RamSectionId);
         writer.Flush();
-        if (_options.UsePointOfNoReturn)
-        {
-            WaitUntil(connection, () => _pointOfNoReturnPong);
-        }
+    }
 
-        writer.RamContinue(RamSectionId, last: true);
-        writer.SectionFinish(RamSectionId);
-        writer.EndOfFile();
+    /// <summary>True when the destination has seen all pages of the main connection and wants none of them again.</summary>
+    private bool AllVerified(SourceConnection connection)
+    {
         lock (_lock)
         {
-            _endSent = true;
+            _verifiedPong = false;
         }
 
-        writer.Flush();
-        if (_options.Preempt == QemuPreemptMode.AtStart && connection.Urgent is { } urgent)
-        {
-            lock (urgent)
-            {
-                urgent.EndOfRecords();
-                urgent.Flush();
-            }
-        }
-
-        WaitUntil(connection, () => _shut is not null);
-        if (_shut is { } status and not 0)
-        {
-            throw new MigrationStreamException(connection.ReturnPath.StreamOffset, "return path", "SHUT 0", $"{status}: the destination failed");
-        }
+        connection.Writer.Ping(QemuWire.PingPagesVerified);
+        connection.Writer.Flush();
+        WaitUntil(connection, () => _verifiedPong);
+        return RemainingBytes() == 0;
     }
 
     /// <summary>Sends the next host page: one that was asked for, else the one after the last one. False when none is left.</summary>

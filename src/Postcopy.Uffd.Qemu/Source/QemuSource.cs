@@ -112,7 +112,7 @@ public sealed partial class QemuSource : IAsyncDisposable
     /// <summary>What was sent so far.</summary>
     public QemuSourceStatistics Statistics => new(
         Volatile.Read(ref _pages), Volatile.Read(ref _zeroPages), Volatile.Read(ref _precopyPages), Volatile.Read(ref _requests),
-        Volatile.Read(ref _urgentPages), _bytesOfEarlierConnections + (_connection?.BytesSent ?? 0), RemainingBytes());
+        Volatile.Read(ref _urgentPages), _bytesOfEarlierConnections + (_connection?.BytesSent ?? 0), RemainingBytes(), Volatile.Read(ref _resent));
 
     /// <summary>Sends pages again in the next precopy pass, or by postcopy: what a running guest's writes would do before the switch.</summary>
     /// <param name="blockName">The block.</param>
@@ -213,7 +213,7 @@ public sealed partial class QemuSource : IAsyncDisposable
             _state = to;
             Error = null;
             ResetConnectionState();
-            _connection = new SourceConnection(main, _blocks, TargetPageSize, _options.HostPageSize);
+            _connection = new SourceConnection(main, _blocks, TargetPageSize, _options.HostPageSize, _options.PageChecksums);
             _running = result.Task;
         }
 

@@ -9,13 +9,15 @@ internal sealed unsafe class QemuStreamWriter : IDisposable
     private const int Capacity = 256 * 1024;
     private readonly MigrationChannel _channel;
     private readonly int _targetPageSize;
+    private readonly int _checksumLength;
     private byte* _base;
     private int _used;
     private StreamRamBlock? _lastBlock;
 
-    internal QemuStreamWriter(MigrationChannel channel, int targetPageSize)
+    internal QemuStreamWriter(MigrationChannel channel, int targetPageSize, bool checksums)
     {
         _channel = channel;
+        _checksumLength = checksums ? PageChecksum.Length : 0;
         _targetPageSize = targetPageSize;
         // SAFETY: freed in Dispose.
         _base = (byte*)NativeMemory.Alloc(Capacity);
@@ -148,17 +150,22 @@ internal sealed unsafe class QemuStreamWriter : IDisposable
     {
         bool named = !ReferenceEquals(block, _lastBlock);
         int head = sizeof(ulong) + (named ? 1 + block.NameBytes.Length : 0);
-        Span<byte> record = Reserve(head + _targetPageSize);
-        Span<byte> content = record[head..];
+        Span<byte> record = Reserve(head + _checksumLength + _targetPageSize);
+        Span<byte> content = record[(head + _checksumLength)..];
         memory.ReadPages(source, offset, content);
         bool zero = detectZero && !content.ContainsAnyExcept((byte)0);
-        RamFlags flags = (zero ? RamFlags.Zero : RamFlags.Page) | (named ? RamFlags.None : RamFlags.Continue);
+        RamFlags flags = (zero ? RamFlags.Zero : RamFlags.Page) | (named ? RamFlags.None : RamFlags.Continue) | (_checksumLength > 0 ? RamFlags.Checksum : RamFlags.None);
         BinaryPrimitives.WriteUInt64BigEndian(record, (ulong)offset | (ulong)flags);
         if (named)
         {
             record[sizeof(ulong)] = (byte)block.NameBytes.Length;
             block.NameBytes.CopyTo(record[(sizeof(ulong) + 1)..]);
             _lastBlock = block;
+        }
+
+        if (_checksumLength > 0)
+        {
+            PageChecksum.Write(record[head..], record[..head], zero ? content[..1] : content, offset);
         }
 
         if (zero)

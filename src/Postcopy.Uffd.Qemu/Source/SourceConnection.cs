@@ -4,16 +4,18 @@ namespace Postcopy.Uffd.Qemu;
 internal sealed class SourceConnection : IDisposable
 {
     private readonly int _targetPageSize;
+    private readonly bool _checksums;
     private Thread? _returnPathThread;
     private volatile QemuStreamWriter? _urgent;
     private MigrationChannel? _urgentChannel;
 
-    internal SourceConnection(MigrationChannel main, IReadOnlyList<StreamRamBlock> blocks, int targetPageSize, int hostPageSize)
+    internal SourceConnection(MigrationChannel main, IReadOnlyList<StreamRamBlock> blocks, int targetPageSize, int hostPageSize, bool checksums)
     {
         _targetPageSize = targetPageSize;
+        _checksums = checksums;
         Main = main;
-        Writer = new QemuStreamWriter(main, targetPageSize);
-        ReturnPath = new ReturnPathReader(main, blocks, targetPageSize, hostPageSize);
+        Writer = new QemuStreamWriter(main, targetPageSize, checksums);
+        ReturnPath = new ReturnPathReader(main, blocks, targetPageSize, hostPageSize) { AcceptsResend = checksums };
     }
 
     internal MigrationChannel Main { get; }
@@ -34,7 +36,7 @@ internal sealed class SourceConnection : IDisposable
     internal void OpenUrgent(MigrationChannel channel)
     {
         _urgentChannel = channel;
-        _urgent = new QemuStreamWriter(channel, _targetPageSize);
+        _urgent = new QemuStreamWriter(channel, _targetPageSize, _checksums);
     }
 
     internal void StartReturnPath(Action<SourceConnection> read)

@@ -40,6 +40,9 @@ public sealed class MigrationStreamState
 
     internal uint? RamSectionId { get; set; }
 
+    /// <summary>A page came with a checksum: from now on all must.</summary>
+    internal bool HasChecksums { get; set; }
+
     internal int GrowingCount => _growing.Count;
 
     /// <summary>Finds a block of the complete list by its name.</summary>

@@ -17,4 +17,10 @@ public sealed record QemuStreamOptions
     /// does not tell it; POSTCOPY_ADVISE gives away a wrong one.
     /// </summary>
     public int SourceHostPageSize { get; init; } = Environment.SystemPageSize;
+
+    /// <summary>
+    /// Refuse pages without a checksum (<see cref="QemuSourceOptions.PageChecksums"/>). Checksums that are there are verified
+    /// in any case, and after the first page with one every other must have one too.
+    /// </summary>
+    public bool RequirePageChecksums { get; init; }
 }

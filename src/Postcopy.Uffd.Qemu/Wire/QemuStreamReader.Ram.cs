@@ -25,12 +25,12 @@ public sealed partial class QemuStreamReader
         ulong flagMask = (ulong)_state.TargetPageSize - 1;
         ulong offset = head & ~flagMask;
         RamFlags flags = (RamFlags)(head & flagMask);
-        switch (flags & ~RamFlags.Continue)
+        switch (flags & ~(RamFlags.Continue | RamFlags.Checksum))
         {
             case RamFlags.Page:
             case RamFlags.Zero:
-            case RamFlags.CompressPage:
-            case RamFlags.Xbzrle:
+            case RamFlags.CompressPage when (flags & RamFlags.Checksum) == 0:
+            case RamFlags.Xbzrle when (flags & RamFlags.Checksum) == 0:
                 return ReadPage(offset, flags, out kind);
             case RamFlags.Eos when flags == RamFlags.Eos && offset == 0:
                 kind = EndOfRecords();
@@ -86,10 +86,31 @@ public sealed partial class QemuStreamReader
             throw Malformed(0, Ram, "a named page before one with CONTINUE", "CONTINUE");
         }
 
+        int headLength = at;
+        if ((flags & RamFlags.Checksum) != 0)
+        {
+            if (!Require(at + PageChecksum.Length))
+            {
+                return false;
+            }
+
+            CheckHead(_buffer.Peek(at + PageChecksum.Length), at);
+            at += PageChecksum.Length;
+        }
+        else if (_options.RequirePageChecksums || _state.HasChecksums)
+        {
+            throw Malformed(0, Ram, "a page with a checksum", $"one without, block '{block.Name}' offset 0x{offset:x}");
+        }
+
         CheckPage(block, offset, flags);
-        if (!ReadPayload(flags & ~RamFlags.Continue, at, out nuint data, out int dataLength, out int total, out kind))
+        if (!ReadPayload(flags & ~(RamFlags.Continue | RamFlags.Checksum), at, out nuint data, out int dataLength, out int total, out kind))
         {
             return false;
+        }
+
+        if ((flags & RamFlags.Checksum) != 0 && !IsIntact(block, (long)offset, headLength, total))
+        {
+            kind = StreamRecordKind.CorruptPage;
         }
 
         if (_state.Phase == StreamPhase.Running || _kind == StreamKind.Urgent)
@@ -107,6 +128,32 @@ public sealed partial class QemuStreamReader
         DataLength = dataLength;
         _buffer.Advance(total);
         return true;
+    }
+
+    /// <summary>A damaged head could claim to be any page: nothing that follows can be trusted, and the stream is given up.</summary>
+    private void CheckHead(ReadOnlySpan<byte> record, int headLength)
+    {
+        uint sent = BinaryPrimitives.ReadUInt32BigEndian(record[headLength..]);
+        uint actual = PageChecksum.OfHead(record[..headLength]);
+        if (sent != actual)
+        {
+            throw Malformed(0, Ram, $"a record head whose XXH3 ends in {sent:x8}", $"{actual:x8}");
+        }
+
+        _state.HasChecksums = true;
+    }
+
+    private bool IsIntact(StreamRamBlock block, long offset, int headLength, int total)
+    {
+        ReadOnlySpan<byte> record = _buffer.Peek(total)[(headLength + sizeof(uint))..];
+        ulong sent = BinaryPrimitives.ReadUInt64BigEndian(record);
+        ulong actual = PageChecksum.OfPayload(record[sizeof(ulong)..], offset);
+        if (sent != actual)
+        {
+            CorruptPage = new CorruptPage(block.Name, offset, sent, actual);
+        }
+
+        return sent == actual;
     }
 
     private void CheckPage(StreamRamBlock block, ulong offset, RamFlags flags)
@@ -162,7 +209,7 @@ public sealed partial class QemuStreamReader
                 }
 
                 byte fill = _buffer.Peek(total)[at];
-                if (fill != 0)
+                if (fill != 0 && !_state.HasChecksums)
                 {
                     throw Malformed(at, Ram, "fill byte 0 of a zero page", $"0x{fill:x2}");
                 }

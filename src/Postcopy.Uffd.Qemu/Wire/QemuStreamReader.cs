@@ -76,6 +76,9 @@ public sealed partial class QemuStreamReader : IDisposable
     /// <summary>How many bytes are at <see cref="Data"/>: the target page size, or the delta's length.</summary>
     public int DataLength { get; private set; }
 
+    /// <summary>What was wrong with the page, after <see cref="StreamRecordKind.CorruptPage"/>.</summary>
+    public CorruptPage CorruptPage { get; private set; }
+
     /// <summary>The value of a PING.</summary>
     public uint PingValue { get; private set; }
 

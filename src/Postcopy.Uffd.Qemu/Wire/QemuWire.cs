@@ -42,6 +42,12 @@ public static class QemuWire
     /// </summary>
     public const uint PingPointOfNoReturn = 0x42;
 
+    /// <summary>
+    /// A PING of our own, by a source that sends checksums before it ends the stream: when its PONG is here, everything that
+    /// arrived damaged on the main connection has been asked for again. QEMU would answer it like any other.
+    /// </summary>
+    public const uint PingPagesVerified = 0x5043;
+
     /// <summary>The target page of every target with 4 KiB pages; other targets announce theirs in the configuration.</summary>
     public const int DefaultTargetPageBits = 12;
 

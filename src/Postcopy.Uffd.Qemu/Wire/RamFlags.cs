@@ -15,4 +15,7 @@ internal enum RamFlags : uint
     Hook = 0x080,
     CompressPage = 0x100,
     MultifdFlush = 0x200,
+
+    /// <summary>A <see cref="PageChecksum"/> follows the head. Ours: QEMU has no flag above 0x200, for targets with pages of 1 KiB.</summary>
+    Checksum = 0x400,
 }

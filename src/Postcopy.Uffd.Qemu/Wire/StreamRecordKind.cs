@@ -30,6 +30,12 @@ public enum StreamRecordKind
     /// <summary>A target page as a delta to its previous content (precopy only): see <see cref="XbzrleDelta"/>.</summary>
     XbzrlePage,
 
+    /// <summary>
+    /// A target page that is not what its checksum says: <see cref="QemuStreamReader.CorruptPage"/>. Its bytes must not be
+    /// used; the page is still missing.
+    /// </summary>
+    CorruptPage,
+
     /// <summary>A ram section is complete, footer included.</summary>
     SectionEnd,
 
