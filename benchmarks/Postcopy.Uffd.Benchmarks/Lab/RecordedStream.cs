@@ -38,7 +38,7 @@ internal sealed class RecordedStream : IDisposable
             Length = PageSize.Host.Bytes * (((pages * (zero ? 16 : PageBytes + 16)) / PageSize.Host.Bytes) + 256),
         });
         using MigrationChannel channel = MigrationChannel.FromStream(new Recorder(memory.File!));
-        using QemuStreamWriter writer = new(channel, PageBytes);
+        using QemuStreamWriter writer = new(channel, PageBytes, checksums: false);
         StreamRamBlock block = new(0, "pc.ram", bytes, PageBytes);
         writer.Header("pc-q35-11.1", null);
         writer.Command(MigrationCommand.OpenReturnPath);
