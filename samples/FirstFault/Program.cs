@@ -1,4 +1,3 @@
-using System.Collections.Concurrent;
 using System.Runtime.InteropServices;
 using Postcopy.Uffd;
 
@@ -6,7 +5,7 @@ using Postcopy.Uffd;
 using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 1 << 20 });
 await using PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions() });
 RamBlock ram = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = memory });
-Requests requests = new();
+using PageRequestQueue requests = new();
 destination.Advise();
 destination.Listen(requests);
 destination.Run();
@@ -21,7 +20,7 @@ Task vcpu = Task.Run(() =>
 });
 
 // The transport: one request comes for the page, however many threads wait; its content is placed and wakes them.
-PageRequest wanted = requests.Queue.Take();
+requests.TryTake(Timeout.InfiniteTimeSpan, out PageRequest wanted);
 Console.WriteLine($"{wanted.Length} bytes wanted at offset 0x{wanted.Offset:x} of '{wanted.Block.Name}'");
 unsafe
 {
@@ -35,15 +34,3 @@ await vcpu;
 destination.Placer.PlaceZero(ram, 0, ram.UsedLength);
 CompletionReport report = await destination.CompleteAsync();
 Console.WriteLine($"the guest stood still for {report.Blocktime!.TotalNanoseconds / 1000} us; {report.Faults.Requests} page was asked for");
-
-internal sealed class Requests : IPageRequester
-{
-    internal BlockingCollection<PageRequest> Queue { get; } = [];
-
-    // On the fault thread; a real transport must not allocate here.
-    public RequestOutcome TryRequest(in PageRequest request)
-    {
-        Queue.Add(request);
-        return RequestOutcome.Sent;
-    }
-}

@@ -35,7 +35,9 @@ internal static partial class Libc
     internal static partial nint syscall_int(nint number, nint argument);
 
     /// <summary>Number of userfaultfd(2): <c>asm/unistd_64.h</c> on x64, <c>asm-generic/unistd.h</c> on arm64.</summary>
-    internal static nint SYS_userfaultfd => RuntimeInformation.ProcessArchitecture switch
+    internal static nint SYS_userfaultfd => UserfaultfdNumber(RuntimeInformation.ProcessArchitecture);
+
+    internal static nint UserfaultfdNumber(Architecture architecture) => architecture switch
     {
         Architecture.X64 => 323,
         Architecture.Arm64 => 282,

@@ -21,7 +21,7 @@ public readonly record struct PageSize
     }
 
     /// <summary>The page size of this host, asked from the system.</summary>
-    public static PageSize Host { get; } = new(Environment.SystemPageSize);
+    public static PageSize Host { get; private set; } = new(Environment.SystemPageSize);
 
     /// <summary>2 MiB: the huge page of x64, and of arm64 with 4 KiB pages.</summary>
     public static PageSize TwoMiB { get; } = new(2L << 20);
@@ -58,6 +58,12 @@ public readonly record struct PageSize
     /// <summary>The start of the page that <paramref name="address"/> lies in.</summary>
     /// <param name="address">An address.</param>
     public nuint AlignDown(nuint address) => address & ~(nuint)(Bytes - 1);
+
+    /// <summary>
+    /// For tests, in a process of their own and before anything else: what runs on the simulated kernel runs as on a host
+    /// with larger pages, such as arm64 with 16 or 64 KiB.
+    /// </summary>
+    internal static void SimulateHost(PageSize size) => Host = size;
 
     /// <summary>The size as people write it: 4 KiB, 2 MiB, 1 GiB.</summary>
     public override string ToString() => _shift switch

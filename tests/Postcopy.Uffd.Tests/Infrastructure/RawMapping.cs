@@ -93,19 +93,33 @@ internal sealed class RawMapping : IDisposable
     /// <summary>Follows an mremap(2) of the whole mapping.</summary>
     internal void Moved(nuint to) => Address = to;
 
-    internal static nuint HostPage => (nuint)Environment.SystemPageSize;
+    internal static nuint HostPage => (nuint)Uffd.PageSize.Host.Bytes;
 
     private static RawMapping Map(int pages, nuint pageSize, int flags, SafeFileHandle? file, bool writable = true)
     {
         nuint length = (nuint)pages * pageSize;
         int protection = Libc.PROT_READ | (writable ? Libc.PROT_WRITE : 0);
+        nuint hint = Hint(length, pageSize);
         nuint address = file is null
-            ? Libc.mmap_anonymous(0, length, protection, flags, -1, 0)
-            : Libc.mmap(0, length, protection, flags, file, 0);
+            ? Libc.mmap_anonymous(hint, length, protection, flags, -1, 0)
+            : Libc.mmap(hint, length, protection, flags, file, 0);
         Assert.True(address != Libc.MAP_FAILED, $"mmap failed: {Errno.Describe(Marshal.GetLastPInvokeError())}");
         // Transparent huge pages would make a neighbour appear with a page (hazard H18).
         _ = Libc.madvise(address, length, Libc.MADV_NOHUGEPAGE);
         return new RawMapping(address, length, pageSize, file);
+    }
+
+    /// <summary>Where pages larger than this machine's lie as a host with such pages would put them.</summary>
+    private static nuint Hint(nuint length, nuint pageSize)
+    {
+        if (pageSize == HostPage && pageSize != (nuint)Environment.SystemPageSize)
+        {
+            nuint free = Libc.mmap_anonymous(0, length + pageSize, Libc.PROT_NONE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS, -1, 0);
+            _ = Libc.munmap(free, length + pageSize);
+            return Uffd.PageSize.Host.AlignDown(free + pageSize - 1);
+        }
+
+        return 0;
     }
 
     private static SafeFileHandle Check(SafeFileHandle file)

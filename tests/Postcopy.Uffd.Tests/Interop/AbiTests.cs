@@ -11,18 +11,21 @@ namespace Postcopy.Uffd.Tests.Interop;
 /// </summary>
 public sealed class AbiTests(ITestOutputHelper output)
 {
-    [Fact]
-    public void ConstantsAgreeWithTheHeaders()
+    public static TheoryData<Architecture> Architectures => [Architecture.X64, Architecture.Arm64];
+
+    [Theory]
+    [MemberData(nameof(Architectures))]
+    public void ConstantsAgreeWithTheHeaders(Architecture architecture)
     {
-        Requires.Tool(CHeaders.Compiler, "gcc libc6-dev");
-        HashSet<string> defined = CHeaders.DefinedMacros();
+        string compiler = CompilerOf(architecture);
+        HashSet<string> defined = CHeaders.DefinedMacros(compiler);
         // The _UFFDIO_x numbers stand in parentheses and are macros as well.
-        (string Name, Int128 Value)[] all = [.. CHeaders.InteropConstants(), .. CHeaders.EnumConstants(), .. CHeaders.OperationBits()];
+        (string Name, Int128 Value)[] all = [.. CHeaders.InteropConstants(architecture), .. CHeaders.EnumConstants(), .. CHeaders.OperationBits()];
         (string Name, Int128 Value)[] known = [.. all.Where(c => defined.Contains(c.Name))];
 
-        (int code, string errors) = CHeaders.Compile(known.Select(c => CHeaders.ConstantAssertion(c.Name, c.Value)));
+        (int code, string errors) = CHeaders.Compile(known.Select(c => CHeaders.ConstantAssertion(c.Name, c.Value)), compiler);
 
-        output.WriteLine($"{known.Length} of {all.Length} constants are in the headers. Not there, so not proved by them:");
+        output.WriteLine($"{known.Length} of {all.Length} constants are in the headers of {architecture}. Not there, so not proved by them:");
         foreach ((string name, Int128 value) in all.Except(known))
         {
             output.WriteLine($"  {name} = 0x{(ulong)value:x}");
@@ -30,16 +33,18 @@ public sealed class AbiTests(ITestOutputHelper output)
 
         Assert.True(code == 0, errors);
         Assert.True(known.Length > 100, $"Only {known.Length} constants were compared; is the list empty?");
+        Assert.Contains(known, c => c.Name == "SYS_userfaultfd");
     }
 
-    [Fact]
-    public void StructLayoutsAgreeWithTheHeaders()
+    [Theory]
+    [MemberData(nameof(Architectures))]
+    public void StructLayoutsAgreeWithTheHeaders(Architecture architecture)
     {
-        Requires.Tool(CHeaders.Compiler, "gcc libc6-dev");
+        string compiler = CompilerOf(architecture);
         Type[] all = [.. CHeaders.Structs()];
-        Type[] known = [.. all.Where(CHeaders.Knows)];
+        Type[] known = [.. all.Where(t => CHeaders.Knows(t, compiler))];
 
-        (int code, string errors) = CHeaders.Compile([.. known.SelectMany(CHeaders.StructAssertions), .. MessageAssertions()]);
+        (int code, string errors) = CHeaders.Compile([.. known.SelectMany(CHeaders.StructAssertions), .. MessageAssertions()], compiler);
 
         output.WriteLine($"Compared: {string.Join(", ", known.Select(CHeaders.CName))}, struct uffd_msg.");
         output.WriteLine($"Not in the headers: {string.Join(", ", all.Except(known).Select(CHeaders.CName))}.");
@@ -96,6 +101,15 @@ public sealed class AbiTests(ITestOutputHelper output)
 
     private const uint ReadWrite = 3;
     private const uint ReadOnly = 2;
+
+    private static string CompilerOf(Architecture architecture)
+    {
+        (string compiler, string package) = architecture == Architecture.Arm64
+            ? (CHeaders.Arm64Compiler, "gcc-aarch64-linux-gnu libc6-dev-arm64-cross")
+            : (CHeaders.Compiler, "gcc libc6-dev");
+        Requires.Tool(compiler, package);
+        return compiler;
+    }
 
     private static IEnumerable<string> MessageAssertions()
     {

@@ -12,6 +12,9 @@ internal static class CHeaders
 {
     internal const string Compiler = "/usr/bin/gcc";
 
+    /// <summary>Compiles for arm64, with that architecture's headers; nothing of it is run.</summary>
+    internal const string Arm64Compiler = "/usr/bin/aarch64-linux-gnu-gcc";
+
     private const string Includes = """
         #define _GNU_SOURCE
         #include <stddef.h>
@@ -72,12 +75,12 @@ internal static class CHeaders
             .Select(m => (m.Name.Replace("WRITE_PROTECT", "WRITEPROTECT", StringComparison.Ordinal), (Int128)ulong.TrailingZeroCount((ulong)m.Value)));
 
     /// <summary>All constants of the Interop folder, the syscall number included.</summary>
-    internal static IEnumerable<(string Name, Int128 Value)> InteropConstants() =>
+    internal static IEnumerable<(string Name, Int128 Value)> InteropConstants(Architecture architecture) =>
         new[] { typeof(Userfaultfd), typeof(Libc), typeof(Errno) }
             .SelectMany(t => t.GetFields(BindingFlags.Static | BindingFlags.NonPublic | BindingFlags.Public))
             .Where(f => f.IsLiteral)
             .Select(f => (f.Name, Int128.Parse(string.Create(CultureInfo.InvariantCulture, $"{f.GetRawConstantValue()}"), CultureInfo.InvariantCulture)))
-            .Append(("SYS_userfaultfd", (Int128)(long)Libc.SYS_userfaultfd));
+            .Append(("SYS_userfaultfd", (Int128)(long)Libc.UserfaultfdNumber(architecture)));
 
     internal static IEnumerable<Type> Structs() =>
         new[] { typeof(Userfaultfd), typeof(Libc) }.SelectMany(t => t.GetNestedTypes(BindingFlags.NonPublic)).Where(t => t.IsValueType && !t.Name.StartsWith('<'));
@@ -102,19 +105,19 @@ internal static class CHeaders
     }
 
     /// <summary>Which of the names the header defines as macros.</summary>
-    internal static HashSet<string> DefinedMacros()
+    internal static HashSet<string> DefinedMacros(string compiler = Compiler)
     {
-        (int code, string output, string errors) = Run("-E -dM -x c -", Includes);
-        Assert.True(code == 0, $"The headers do not preprocess; apt-get install libc6-dev linux-libc-dev. {errors}");
+        (int code, string output, string errors) = Run(compiler, "-E -dM -x c -", Includes);
+        Assert.True(code == 0, $"The headers do not preprocess; apt-get install libc6-dev linux-libc-dev (libc6-dev-arm64-cross for arm64). {errors}");
         return [.. output.Split('\n').Select(l => l.Split(' ')).Where(p => p.Length > 1).Select(p => p[1].Split('(')[0])];
     }
 
     /// <summary>True when a struct is complete in the headers.</summary>
-    internal static bool Knows(Type type) => Compile([$"_Static_assert(sizeof({CName(type)}) > 0, \"\");"]).Code == 0;
+    internal static bool Knows(Type type, string compiler = Compiler) => Compile([$"_Static_assert(sizeof({CName(type)}) > 0, \"\");"], compiler).Code == 0;
 
-    internal static (int Code, string Errors) Compile(IEnumerable<string> assertions)
+    internal static (int Code, string Errors) Compile(IEnumerable<string> assertions, string compiler = Compiler)
     {
-        (int code, _, string errors) = Run("-fsyntax-only -x c -", Includes + string.Join('\n', assertions) + "\n");
+        (int code, _, string errors) = Run(compiler, "-fsyntax-only -x c -", Includes + string.Join('\n', assertions) + "\n");
         return (code, errors);
     }
 
@@ -145,9 +148,9 @@ internal static class CHeaders
         return text.ToString();
     }
 
-    private static (int Code, string Output, string Errors) Run(string arguments, string input)
+    private static (int Code, string Output, string Errors) Run(string compiler, string arguments, string input)
     {
-        using Process gcc = Process.Start(new ProcessStartInfo(Compiler, arguments)
+        using Process gcc = Process.Start(new ProcessStartInfo(compiler, arguments)
         {
             RedirectStandardInput = true,
             RedirectStandardOutput = true,

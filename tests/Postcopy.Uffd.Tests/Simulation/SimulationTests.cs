@@ -1,3 +1,6 @@
+using System.Globalization;
+using Postcopy.Uffd.Tests.Infrastructure;
+
 namespace Postcopy.Uffd.Tests.Simulation;
 
 /// <summary>Thousands of schedules; POSTCOPY_SCHEDULES sets how many of each kind, POSTCOPY_SEED where they begin.</summary>
@@ -21,25 +24,47 @@ public sealed class SimulationTests
 
     [Theory(Timeout = 120_000)]
     [MemberData(nameof(Hosts))]
-    public async Task EverybodyIsServedWithTheRightBytesInEverySchedule(string name, SimulatedHost host)
+    public Task EverybodyIsServedWithTheRightBytesInEverySchedule(string name, SimulatedHost host) =>
+        Task.Run(() => PlayAll(name, host, Number("POSTCOPY_SCHEDULES", 150)));
+
+    /// <summary>arm64's page sizes: the code asks the host, and this host is made to say so.</summary>
+    [Theory(Timeout = 120_000)]
+    [InlineData(16)]
+    [InlineData(64)]
+    public async Task EverybodyIsServedOnHostsWithLargerPages(int kibibytes)
     {
-        int count = Number("POSTCOPY_SCHEDULES", 150);
-        int start = Number("POSTCOPY_SEED", 1);
-        await Task.Run(() =>
+        string told = await Task.Run(() => ChildProcess.Run(PlayWithLargerPages, kibibytes.ToString(CultureInfo.InvariantCulture)));
+        Assert.Equal($"pages of {kibibytes} KiB: {Hosts.Count} kinds of memory\n", told);
+    }
+
+    private static void PlayWithLargerPages(ChildScenario child)
+    {
+        PageSize.SimulateHost(new PageSize(long.Parse(child.Arguments[0], CultureInfo.InvariantCulture) << 10));
+        int kinds = 0;
+        foreach (TheoryDataRow<string, SimulatedHost> row in Hosts)
         {
-            for (int seed = start; seed < start + count; seed++)
+            PlayAll(row.Data.Item1, row.Data.Item2, Number("POSTCOPY_SCHEDULES", 60));
+            kinds++;
+        }
+
+        child.Say($"pages of {PageSize.Host}: {kinds} kinds of memory");
+    }
+
+    private static void PlayAll(string name, SimulatedHost host, int count)
+    {
+        int start = Number("POSTCOPY_SEED", 1);
+        for (int seed = start; seed < start + count; seed++)
+        {
+            using Simulation simulation = new(host, seed);
+            try
             {
-                using Simulation simulation = new(host, seed);
-                try
-                {
-                    simulation.Play(Steps);
-                }
-                catch (Exception e)
-                {
-                    Assert.Fail($"Schedule {seed} on {name}: {e.Message}\n{e.StackTrace}");
-                }
+                simulation.Play(Steps);
             }
-        });
+            catch (Exception e)
+            {
+                Assert.Fail($"Schedule {seed} on {name}: {e.Message}\n{e.StackTrace}");
+            }
+        }
     }
 
     private static int Number(string variable, int otherwise) =>
