@@ -28,6 +28,10 @@ public sealed class MetricsTests
         _ = bench.Requester.Take();
         Deadline.Until(() => bench.Destination.Blocktime!.TryGetOldestStall(out _), "the stall is confirmed");
 
+        reading.Take();
+        Assert.Equal(1, reading["postcopy.vcpus.blocked"]);
+        Assert.Equal(1, reading["postcopy.stalls.open"]);
+
         // The other threads' faults are duplicates: one request, three stalls, of which one is a vCPU's.
         FaultingThread other = bench.Read(0);
         Deadline.Until(() => bench.Destination.Faults.Duplicates == 1, "the duplicate is counted");
