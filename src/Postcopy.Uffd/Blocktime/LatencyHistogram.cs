@@ -79,7 +79,7 @@ internal sealed class LatencyHistogram
     }
 
     internal LatencySummary Summarize() =>
-        new(_count, _count == 0 ? 0 : _sum / _count, Percentile(0.50), Percentile(0.90), Percentile(0.99), _max, (long[])_coarse.Clone());
+        new(_count, _sum, _count == 0 ? 0 : _sum / _count, Percentile(0.50), Percentile(0.90), Percentile(0.99), _max, (long[])_coarse.Clone());
 
     /// <summary>QEMU's bucket: n holds [2^n, 2^(n+1)) us, bucket 0 also what is shorter, bucket 23 all that is longer.</summary>
     internal static int Coarse(long nanoseconds)

@@ -3,9 +3,10 @@ namespace Postcopy.Uffd;
 /// <summary>How long faults took, from reading the message to the wake.</summary>
 public sealed class LatencySummary
 {
-    internal LatencySummary(long count, long mean, long p50, long p90, long p99, long max, long[] distribution)
+    internal LatencySummary(long count, long sum, long mean, long p50, long p90, long p99, long max, long[] distribution)
     {
         Count = count;
+        SumNanoseconds = sum;
         MeanNanoseconds = mean;
         P50Nanoseconds = p50;
         P90Nanoseconds = p90;
@@ -16,6 +17,9 @@ public sealed class LatencySummary
 
     /// <summary>How many episodes are over; unresolved ones have no latency.</summary>
     public long Count { get; }
+
+    /// <summary>All of them added up.</summary>
+    public long SumNanoseconds { get; }
 
     /// <summary>The mean, 0 without episodes.</summary>
     public long MeanNanoseconds { get; }

@@ -209,6 +209,7 @@ public sealed partial class PostcopyDestination
 
     private void Release()
     {
+        PostcopyMetrics.Of(_options.Meter).Detach(this);
         if (!_frozen)
         {
             _reader?.Dispose();

@@ -206,6 +206,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
             // What is settled is added up here, so that the fault path has to do it less often.
             Blocktime?.Fold();
+            PlacementStatistics placed = Placer.Statistics;
+            Rate.Sample(placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes);
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -330,6 +332,21 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             RemoveWaiter(waiter);
             _ = waiter.Done.TrySetException(why);
         }
+    }
+
+    /// <summary>Pages asked for and not there yet, from the bitmaps.</summary>
+    internal long CountOpenRequests()
+    {
+        long open = 0;
+        foreach (RamBlock block in Blocks.Blocks)
+        {
+            for (long page = 0; block.TryFindOpenRequest(page, out page); page++)
+            {
+                open++;
+            }
+        }
+
+        return open;
     }
 
     private long MissingPages()

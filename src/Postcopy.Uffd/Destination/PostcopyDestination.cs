@@ -46,6 +46,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
         Blocktime = _options.Blocktime is { } blocktime ? new BlocktimeTracker(blocktime) : null;
         Blocks = new RamBlockRegistry();
         Placer = new PostcopyPlacer(_options.Placer, Blocktime) { Gate = _gate, Observer = this };
+        Rate = new PlacementRate(_options.TimeProvider);
         _alarms = new StallWatch(Blocks, _options.TimeProvider, _options.StallAlarm);
     }
 
@@ -69,6 +70,12 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
 
     /// <summary>What the fault thread did; zeros before <see cref="Listen"/>.</summary>
     public FaultStatistics Faults => _reader?.Statistics ?? new FaultStatistics();
+
+    /// <summary>The name in its metrics.</summary>
+    internal string? Name => _options.Name;
+
+    /// <summary>How fast pages come.</summary>
+    internal PlacementRate Rate { get; }
 
     /// <summary>Ends with the report, or with why it failed.</summary>
     public Task<CompletionReport> Completion => _completion.Task;
@@ -190,6 +197,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             _listenAt = _options.TimeProvider.GetTimestamp();
             reader.Start();
             StartControlLocked();
+            PostcopyMetrics.Of(_options.Meter).Attach(this);
             EnterLocked(PostcopyState.Listen);
         }
     }

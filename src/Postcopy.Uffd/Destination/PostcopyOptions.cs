@@ -1,3 +1,4 @@
+using System.Diagnostics.Metrics;
 using Microsoft.Extensions.Logging;
 
 namespace Postcopy.Uffd;
@@ -44,6 +45,18 @@ public sealed record PostcopyOptions
 
     /// <summary>Where the control path logs; null logs nothing.</summary>
     public ILoggerFactory? LoggerFactory { get; init; }
+
+    /// <summary>
+    /// Names the virtual machine: attribute <c>postcopy.vm</c> of its metrics, so that several in one process can be told
+    /// apart. Null, the default, leaves the attribute out.
+    /// </summary>
+    public string? Name { get; init; }
+
+    /// <summary>
+    /// Where the instruments of docs/observability.md are made, such as a meter of an <c>IMeterFactory</c>; destinations
+    /// may share it. Null, the default, is the process's own meter <c>Postcopy.Uffd</c>. It stays the caller's to dispose.
+    /// </summary>
+    public Meter? Meter { get; init; }
 
     /// <summary>The clock of alarms.</summary>
     public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
