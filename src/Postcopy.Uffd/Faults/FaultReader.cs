@@ -23,6 +23,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private readonly LayoutGate? _gate;
     private readonly IFaultObserver _observer;
     private readonly WakeEvent _kick = new();
+    private readonly SpinBudget _spin;
     private readonly PaddedCounters _counters = new((int)Counter.Count);
     private readonly UffdMessage* _messages;
     private readonly Libc.PollFd* _poll;
@@ -42,6 +43,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     {
         options.Validate();
         _options = options;
+        _spin = new SpinBudget(options.SpinLimit, Environment.ProcessorCount);
         _placer = placer;
         _blocktime = blocktime;
         _registry = registry;
@@ -222,10 +224,30 @@ internal sealed unsafe partial class FaultReader : IDisposable
             _poll[i + 1] = new Libc.PollFd { fd = sources[i].Descriptor, events = Libc.POLLIN };
         }
 
+        nuint count = (nuint)(sources.Length + 1);
         long pause = NextRetry();
-        Libc.Timespec timeout = new() { tv_sec = pause / 1_000_000_000, tv_nsec = pause % 1_000_000_000 };
-        // SAFETY: the array has MaxSources + 1 entries; an interrupted or expired poll only means a look for nothing.
-        int ready = Libc.ppoll(_poll, (nuint)(sources.Length + 1), pause < 0 ? null : &timeout, null);
+        int ready = 0;
+        _spin.Begin(pause);
+        while (_spin.MayLook())
+        {
+            Libc.Timespec now = default;
+            // SAFETY: as below; it does not wait.
+            ready = Libc.ppoll(_poll, count, &now, null);
+            if (ready != 0)
+            {
+                break;
+            }
+        }
+
+        if (ready == 0)
+        {
+            // What spinning took of the pause is short beside it: retries come a little late, never early.
+            Libc.Timespec timeout = new() { tv_sec = pause / 1_000_000_000, tv_nsec = pause % 1_000_000_000 };
+            // SAFETY: the array has MaxSources + 1 entries; an interrupted or expired poll only means a look for nothing.
+            ready = Libc.ppoll(_poll, count, pause < 0 ? null : &timeout, null);
+        }
+
+        _spin.End();
         if (ready <= 0)
         {
             for (int i = 0; i <= sources.Length; i++)

@@ -1,3 +1,5 @@
+using Postcopy.Uffd.Interop;
+
 namespace Postcopy.Uffd;
 
 /// <summary>
@@ -17,6 +19,9 @@ public sealed class StagingWindow : IDisposable
     /// <summary>Pages that a window holds.</summary>
     public const int Capacity = 256;
 
+    // Of content that is put together for one COPY: beyond 64 KiB a longer one gains nothing and keeps its waiters longer.
+    private const int RunBytes = 64 << 10;
+
     private const int Free = 0;
     private const int Staged = 1;
     private const int Taken = 2;
@@ -27,9 +32,17 @@ public sealed class StagingWindow : IDisposable
     private readonly RamBlock?[] _blocks = new RamBlock?[Capacity];
     private readonly nuint[] _sources = new nuint[Capacity];
     private readonly int[] _states = new int[Capacity];
+    private nuint _run;
     private int _count;
 
-    internal StagingWindow(PostcopyPlacer placer) => _placer = placer;
+    internal StagingWindow(PostcopyPlacer placer)
+    {
+        _placer = placer;
+        _run = NativeZeroMemory.Map(RunBytes);
+    }
+
+    /// <summary>Frees the buffer of a window that was not disposed.</summary>
+    ~StagingWindow() => Release();
 
     /// <summary>True when no page can be added before a flush.</summary>
     public bool IsFull => _count == Capacity;
@@ -59,7 +72,9 @@ public sealed class StagingWindow : IDisposable
         Volatile.Write(ref _count, i + 1);
     }
 
-    /// <summary>Places all pages, awaited ones first and neighbouring zero pages together.</summary>
+    /// <summary>
+    /// Places all pages: awaited ones first and alone, then neighbours together, zeros and content each by one operation.
+    /// </summary>
     /// <returns>Placed, or the first placement that did not succeed; the pages after it were still tried.</returns>
     public PlaceResult Flush()
     {
@@ -101,11 +116,19 @@ public sealed class StagingWindow : IDisposable
         }
 
         Volatile.Write(ref _count, 0);
+
+        // The finalizer unmaps the buffer that the kernel was just copying from.
+        GC.KeepAlive(this);
         return worst;
     }
 
     /// <summary>Takes the window out of the fault thread's sight; it must be flushed.</summary>
-    public void Dispose() => _placer.RemoveWindow(this);
+    public void Dispose()
+    {
+        _placer.RemoveWindow(this);
+        Release();
+        GC.SuppressFinalize(this);
+    }
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
     internal bool TryPlaceNow(RamBlock block, long page)
@@ -145,18 +168,22 @@ public sealed class StagingWindow : IDisposable
 
     private bool TryTake(int i) => Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;
 
-    /// <summary>Entry <paramref name="first"/> is taken; takes the zero pages that follow it in the guest, and places all.</summary>
+    /// <summary>
+    /// Entry <paramref name="first"/> is taken; takes the pages of its kind that follow it in the guest, and places all.
+    /// </summary>
     private int PlaceRun(int first, int count, ref PlaceResult worst)
     {
-        int run = 1;
-        while (_sources[first] == 0 && first + run < count && _sources[first + run] == 0 && _blocks[first + run] == _blocks[first] &&
-            _pages[first + run] == _pages[first] + run && TryTake(first + run))
+        RamBlock block = _blocks[first]!;
+        bool zero = _sources[first] == 0;
+        int most = zero ? count : Math.Min(count, first + (int)Math.Max(1, RunBytes / block.PageSize.Bytes));
+        int end = first + 1;
+        while (end < most && _sources[end] == 0 == zero && _blocks[end] == block && _pages[end] == _pages[first] + (end - first) && TryTake(end))
         {
-            run++;
+            end++;
         }
 
-        Keep(ref worst, PlaceTaken(first, run));
-        return run;
+        Keep(ref worst, PlaceTaken(first, end - first));
+        return end - first;
     }
 
     private PlaceResult PlaceTaken(int first, int run)
@@ -165,13 +192,34 @@ public sealed class StagingWindow : IDisposable
         long offset = _pages[first] << block.PageSize.Shift;
         PlaceResult result = _sources[first] == 0
             ? _placer.PlaceZero(block, offset, run * block.PageSize.Bytes)
-            : _placer.Place(block, offset, _sources[first], block.PageSize.Bytes);
+            : _placer.Place(block, offset, run == 1 ? _sources[first] : Gather(first, run, block.PageSize.Bytes), run * block.PageSize.Bytes);
         for (int i = first; i < first + run; i++)
         {
             Volatile.Write(ref _states[i], Done);
         }
 
         return result;
+    }
+
+    /// <summary>Header bytes lie between the pages of a stream: for one COPY they are moved together.</summary>
+    private nuint Gather(int first, int run, long pageBytes)
+    {
+        for (int i = 0; i < run; i++)
+        {
+            // Both are native memory that is not guest memory.
+            _ = Libc.memcpy(_run + (nuint)(i * pageBytes), _sources[first + i], (nuint)pageBytes);
+        }
+
+        return _run;
+    }
+
+    private void Release()
+    {
+        if (_run != 0)
+        {
+            NativeZeroMemory.Unmap(_run, RunBytes);
+            _run = 0;
+        }
     }
 
     private static void Keep(ref PlaceResult worst, PlaceResult result)

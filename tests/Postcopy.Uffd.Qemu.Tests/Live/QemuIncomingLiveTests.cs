@@ -50,14 +50,9 @@ public sealed class QemuIncomingLiveTests
         migration.Begin(precopyBandwidth: 1_000_000, postcopyBandwidth: 30_000_000);
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
-        if (!newest)
-        {
-            // 11.1 looks at the answer to PING 0x42 between sections only, and one of huge pages has 128 MiB: broken inside
-            // it, it fails and may let its guest go on (docs/qemu.md).
-            await migration.BrokenAsync(LiveMigration.Memory * 3 / 4);
-            migration.Resume();
-        }
 
+        // Not broken: resumed inside a huge page, 7.2 sends the rest of it first, which nobody can place, and 11.1 fails
+        // where it would pause (docs/qemu.md).
         migration.Unlimit();
         await Task.WhenAll(touching);
         _ = await migration.CompletedAsync();

@@ -309,6 +309,7 @@ public sealed class PlacerTests
         {
             _ = bench.Placer.Place(bench.Block, page * 4096L, source, 16 * 4096);
             _ = bench.Placer.PlaceZero(bench.Block, (page + 512) * 4096L, 16 * 4096);
+            _ = bench.Placer.Place(bench.Block, page * 4096L, source, 16 * 4096);
         }
 
         long before = GC.GetAllocatedBytesForCurrentThread();

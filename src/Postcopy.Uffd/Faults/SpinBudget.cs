@@ -1,0 +1,83 @@
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Whether the fault thread looks for its next message or sleeps. It looks when the last wait was shorter than the limit,
+/// because faults come in bursts; looks in vain are paid for by time that passed, a tenth of it.
+/// </summary>
+/// <remarks>For one thread. Allocates nothing.</remarks>
+internal sealed class SpinBudget
+{
+    private const long Share = 10;
+    private const long SavedLimits = 20;
+
+    private readonly long _limit;
+    private readonly bool _forEver;
+    private readonly TimeProvider _clock;
+    private long _credit;
+    private long _creditAt;
+    private long _start;
+    private long _until;
+    private bool _wasShort;
+    private bool _looked;
+
+    internal SpinBudget(TimeSpan limit, int processors, TimeProvider? clock = null)
+    {
+        _clock = clock ?? TimeProvider.System;
+        _forEver = limit == Timeout.InfiniteTimeSpan && processors > 1;
+        _limit = processors > 1 && !_forEver ? Ticks(limit.Ticks * 100) : 0;
+        _creditAt = _clock.GetTimestamp();
+    }
+
+    /// <summary>A wait begins, of so many nanoseconds at most; negative is for ever.</summary>
+    internal void Begin(long pause)
+    {
+        _looked = false;
+        if (_limit == 0 && !_forEver)
+        {
+            return;
+        }
+
+        _start = _clock.GetTimestamp();
+        long most = pause < 0 ? long.MaxValue : Ticks(pause);
+        if (_forEver)
+        {
+            _until = most == long.MaxValue ? most : _start + most;
+            return;
+        }
+
+        _credit = Math.Min(_credit + ((_start - _creditAt) / Share), SavedLimits * _limit);
+        _creditAt = _start;
+        _until = _wasShort && _credit >= _limit && most >= _limit ? _start + _limit : _start;
+    }
+
+    /// <summary>True while it may look once more, without waiting.</summary>
+    internal bool MayLook()
+    {
+        if ((_limit == 0 && !_forEver) || _until == _start)
+        {
+            return false;
+        }
+
+        long now = _clock.GetTimestamp();
+        if (!_looked || now < _until)
+        {
+            _looked = true;
+            return true;
+        }
+
+        // In vain.
+        _credit -= now - _start;
+        return false;
+    }
+
+    /// <summary>The wait is over.</summary>
+    internal void End()
+    {
+        if (_limit != 0)
+        {
+            _wasShort = _clock.GetTimestamp() - _start < _limit;
+        }
+    }
+
+    private long Ticks(long nanoseconds) => (long)(nanoseconds * (_clock.TimestampFrequency / 1e9));
+}
