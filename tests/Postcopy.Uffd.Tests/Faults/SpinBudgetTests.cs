@@ -42,6 +42,22 @@ public sealed class SpinBudgetTests
     }
 
     [Fact]
+    public void WhoLosesTheProcessorBetweenTwoLooksSleepsForAWhile()
+    {
+        SpinBudget budget = New();
+        _ = Spent(budget, gap: 20_000);
+        budget.Begin(-1);
+        Assert.True(budget.MayLook());
+        _clock.Advance(80_000);
+        Assert.True(budget.MayLook());
+        budget.End();
+        Assert.Equal(0, Spent(budget, gap: 20_000));
+        Assert.Equal(0, Spent(budget, gap: 20_000));
+        _clock.Advance(101_000_000);
+        Assert.InRange(Spent(budget, gap: 20_000), 20_000, 25_000);
+    }
+
+    [Fact]
     public void ARetryThatIsNearIsNotSpunAway()
     {
         SpinBudget budget = New();
