@@ -178,7 +178,7 @@ public sealed partial class QemuIncoming
     {
         lock (_lock)
         {
-            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { } link)
+            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
             {
                 UrgentLostLocked(link, why);
             }
