@@ -98,12 +98,20 @@ public sealed partial class BlocktimeTracker : IDisposable
 
     /// <summary>Adds a vCPU; before the first fault it counts as present from the start, later from now on.</summary>
     /// <param name="threadId">The thread that runs it, by the number the kernel reports (that of the thread's own pid namespace).</param>
+    /// <returns>The slot.</returns>
+    /// <exception cref="ArgumentOutOfRangeException">The thread id is 0.</exception>
+    /// <exception cref="InvalidOperationException">All slots are taken, or another slot has this thread.</exception>
+    /// <exception cref="ObjectDisposedException">The tracker is disposed.</exception>
+    public VcpuSlot AddVcpu(uint threadId) => AddVcpu(threadId, null);
+
+    /// <summary>Adds a vCPU; before the first fault it counts as present from the start, later from now on.</summary>
+    /// <param name="threadId">The thread that runs it, by the number the kernel reports (that of the thread's own pid namespace).</param>
     /// <param name="name">A name for the report.</param>
     /// <returns>The slot.</returns>
     /// <exception cref="ArgumentOutOfRangeException">The thread id is 0.</exception>
     /// <exception cref="InvalidOperationException">All slots are taken, or another slot has this thread.</exception>
     /// <exception cref="ObjectDisposedException">The tracker is disposed.</exception>
-    public VcpuSlot AddVcpu(uint threadId, string? name = null)
+    public VcpuSlot AddVcpu(uint threadId, string? name)
     {
         lock (_cold)
         {
