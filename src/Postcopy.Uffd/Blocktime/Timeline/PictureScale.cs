@@ -51,6 +51,11 @@ internal readonly struct PictureScale
     /// <summary>The value in the axis' unit.</summary>
     internal string Label(double value)
     {
+        if (value == 0 && Unit.Length <= 1 && Unit != "s")
+        {
+            return "0";
+        }
+
         string number = Math.Round(value / _size, 6).ToString("0.######", CultureInfo.InvariantCulture);
         return Unit.Length == 0 ? number : Unit.Length == 1 && Unit != "s" ? number + Unit : number + " " + Unit;
     }

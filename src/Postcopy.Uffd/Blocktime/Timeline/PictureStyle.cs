@@ -4,14 +4,14 @@ namespace Postcopy.Uffd;
 internal static class PictureStyle
 {
     internal const string Colours = """
-        --bg:#ffffff;--text:#1f2328;--muted:#59636e;--grid:#d8dee4;--base:#8c959f;--track:#f0f2f5;--blocked:#bc4c00;--overlap:#a40e26;--rate:#0969da;--latency:#6639ba
+        --bg:#ffffff;--text:#1f2328;--muted:#59636e;--grid:#d8dee4;--base:#8c959f;--track:#f0f2f5;--blocked:#bc4c00;--overlap:#a8074f;--rate:#0969da;--latency:#6639ba
         """;
 
     internal const string DarkColours = """
-        --bg:#0d1117;--text:#e6edf3;--muted:#9198a1;--grid:#2a313a;--base:#656c76;--track:#161b22;--blocked:#f0883e;--overlap:#ff7b72;--rate:#58a6ff;--latency:#bc8cff
+        --bg:#0d1117;--text:#e6edf3;--muted:#9198a1;--grid:#2a313a;--base:#656c76;--track:#161b22;--blocked:#f0883e;--overlap:#ff6fa3;--rate:#58a6ff;--latency:#bc8cff
         """;
 
-    internal const string Svg = ".pcu{" + Colours + "}@media(prefers-color-scheme:dark){.pcu{" + DarkColours + "}}" + """
+    internal const string Svg = ".pcu{background:var(--bg);" + Colours + "}@media(prefers-color-scheme:dark){.pcu{" + DarkColours + "}}" + """
 
         .pcu text{font:12px system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif;fill:var(--text)}
         .pcu .title{font-size:20px;font-weight:600}.pcu .heading{font-size:15px;font-weight:600}.pcu .figure{font-size:21px;font-weight:600}

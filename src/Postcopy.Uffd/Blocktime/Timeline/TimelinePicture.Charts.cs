@@ -37,7 +37,6 @@ internal sealed partial class TimelinePicture
             _out.Path("rate line", line);
         }
 
-        _out.Text(Right + 8, bottom + 17, "axis", "time shown");
         _y = bottom + 60;
     }
 
@@ -69,7 +68,7 @@ internal sealed partial class TimelinePicture
         }
 
         Heading("Fault latency of the vCPUs", latency.Count == 0 ? "no fault is over" : FormattableString.Invariant(
-            $"{Count(latency.Count)} faults: 50 % within {BlocktimeReport.Time(latency.P50Nanoseconds)}, 90 % {BlocktimeReport.Time(latency.P90Nanoseconds)}, 99 % {BlocktimeReport.Time(latency.P99Nanoseconds)}"));
+            $"{Plural(latency.Count, "fault")}: 50 % within {BlocktimeReport.Time(latency.P50Nanoseconds)}, 90 % {BlocktimeReport.Time(latency.P90Nanoseconds)}, 99 % {BlocktimeReport.Time(latency.P99Nanoseconds)}"));
         double top = _y + 20;
         double bottom = top + ChartHeight;
         PictureScale scale = PictureScale.Count(most);
@@ -91,7 +90,7 @@ internal sealed partial class TimelinePicture
             DrawBucket(i, Left + ((i - first) * step), step, latency.Distribution[i], scale.Top, bottom);
         }
 
-        _out.Text(Right + 8, bottom + 4, "axis", "faults");
+        _out.Text(Left - 8, top - 12, "axis end", "faults");
         _y = bottom + 34;
     }
 
@@ -103,7 +102,7 @@ internal sealed partial class TimelinePicture
         }
 
         double height = Math.Max(1, count / most * ChartHeight);
-        string title = FormattableString.Invariant($"{BucketEdge(bucket, int.MaxValue)} to {BucketEdge(bucket + 1, int.MaxValue)}: {Count(count)} faults");
+        string title = FormattableString.Invariant($"{BucketEdge(bucket, int.MaxValue)} to {BucketEdge(bucket + 1, int.MaxValue)}: {Plural(count, "fault")}");
         _out.Rectangle(x + 1, bottom - height, step - 2, height, "latency", title);
         _out.Text(x + (step / 2), bottom - height - 5, "axis mid", Short(count));
     }

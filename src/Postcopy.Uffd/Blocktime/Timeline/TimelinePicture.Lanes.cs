@@ -55,8 +55,8 @@ internal sealed partial class TimelinePicture
                 FormattableString.Invariant($"{name}: blocked {BlocktimeReport.Time(vcpu.BlocktimeNanoseconds)}, {Count(vcpu.Episodes)} faults, mean {BlocktimeReport.Time(vcpu.MeanLatencyNanoseconds)}, longest {BlocktimeReport.Time(vcpu.MaxLatencyNanoseconds)}"));
         }
 
-        DrawNotKept(top, bottom);
         _y = bottom + 34;
+        DrawNotKept(top, bottom);
         if (_report.Vcpus.Count > lanes)
         {
             _out.Text(Left, _y + 2, "muted", FormattableString.Invariant($"... and {_report.Vcpus.Count - lanes} more vCPUs without a lane; the figures and the first row count them."));
@@ -167,7 +167,7 @@ internal sealed partial class TimelinePicture
             _out.Rectangle(x, top, Right - x, bottom - top, "unknown", text);
         }
 
-        _out.Text(Right, bottom + 32, "muted end", FormattableString.Invariant($"{Count(_report.TimelineDropped)} later intervals were not kept: their time is in the figures, not in the lanes (TimelineCapacity)."));
-        _y += 16;
+        _out.Text(Right, _y + 2, "muted end", FormattableString.Invariant($"{Count(_report.TimelineDropped)} later intervals were not kept: their time is in the figures, not in the lanes (TimelineCapacity)."));
+        _y += 20;
     }
 }

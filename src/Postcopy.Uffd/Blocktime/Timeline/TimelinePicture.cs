@@ -50,6 +50,8 @@ internal sealed partial class TimelinePicture
 
     private static string Count(long count) => count.ToString("#,0", CultureInfo.InvariantCulture).Replace(',', ' ');
 
+    private static string Plural(long count, string what) => Count(count) + " " + what + (count == 1 ? "" : "s");
+
     private static string Short(double count) => count switch
     {
         < 10_000 => Count((long)count),
@@ -70,7 +72,7 @@ internal sealed partial class TimelinePicture
         }
 
         int count = _report.Vcpus.Count;
-        _out.Text(Margin, _y, "muted", FormattableString.Invariant($"{count} vCPU{(count == 1 ? "" : "s")}, {Count(_report.Timeline.Count)} blocked intervals in {BlocktimeReport.Time((long)_span)}"));
+        _out.Text(Margin, _y, "muted", FormattableString.Invariant($"{Plural(count, "vCPU")}, {Plural(_report.Timeline.Count, "blocked interval")} in {BlocktimeReport.Time((long)_span)}"));
         _y += 34;
         long mean = count == 0 ? 0 : blocked / count;
         LatencySummary latency = _report.VcpuLatency;
