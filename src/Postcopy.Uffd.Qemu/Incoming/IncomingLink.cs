@@ -11,12 +11,16 @@ internal sealed class IncomingLink
     private long _received = -1;
     private long _stillSince;
 
-    internal IncomingLink(MigrationChannel main, long number, bool active)
+    /// <param name="main">The main connection.</param>
+    /// <param name="number">See <see cref="Number"/>.</param>
+    /// <param name="parts">See <see cref="Parts"/>.</param>
+    internal IncomingLink(MigrationChannel main, long number, HostPageParts? parts = null)
     {
+        Parts = parts;
         Number = number;
         Main = main;
         Writer = new ReturnPathWriter(main);
-        Active = active;
+        Active = parts is null;
     }
 
     internal MigrationChannel Main { get; }
@@ -25,6 +29,9 @@ internal sealed class IncomingLink
     internal long Number { get; }
 
     internal ReturnPathWriter Writer { get; }
+
+    /// <summary>On a resumed link: its huge pages that are not whole yet. Null on the first one.</summary>
+    internal HostPageParts? Parts { get; }
 
     /// <summary>Requests may go out and urgent pages may come: from the beginning, or after RESUME_ACK.</summary>
     internal bool Active { get; set; }
@@ -64,6 +71,7 @@ internal sealed class IncomingLink
         _ = _urgent.Remove(channel);
         if (--_threads == 0)
         {
+            Parts?.Dispose();
             Over.Set();
         }
     }

@@ -81,7 +81,7 @@ public sealed partial class QemuIncoming
             }
 
             connection.HasRole = true;
-            return _link = new IncomingLink(connection.Channel, connection.Number, active: true);
+            return _link = new IncomingLink(connection.Channel, connection.Number);
         }
     }
 
@@ -137,7 +137,7 @@ public sealed partial class QemuIncoming
                     connection.HasRole = true;
                     StopRecoverTimerLocked();
                     MarkOldLocked(connection);
-                    return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
+                    return _link = new IncomingLink(connection.Channel, connection.Number, new HostPageParts(_destination.Placer, old.Parts));
                 }
             }
         }
@@ -190,7 +190,7 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
-            using ChannelPlacer placer = new(_destination.Placer);
+            using ChannelPlacer placer = new(_destination.Placer, link.Parts);
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {

@@ -119,6 +119,18 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         }
     }
 
+    /// <summary>Host pages of which the end came before the beginning. For tests.</summary>
+    internal long SplitHostPages
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _link?.Parts?.EndsFirst ?? 0;
+            }
+        }
+    }
+
     private long Requests
     {
         get
