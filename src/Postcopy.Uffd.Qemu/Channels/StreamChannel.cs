@@ -14,6 +14,7 @@ internal sealed class StreamChannel : MigrationChannel
     {
         _stream = stream;
         _transport = transport;
+        PeerAddress = AddressOf(transport);
     }
 
     public override bool CanTrySend => false;

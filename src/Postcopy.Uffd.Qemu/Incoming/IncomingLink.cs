@@ -10,6 +10,7 @@ internal sealed class IncomingLink
     private int _threads = 1;
     private long _received = -1;
     private long _stillSince;
+    private readonly RequestWatch _requests = new();
 
     /// <param name="main">The main connection.</param>
     /// <param name="number">See <see cref="Number"/>.</param>
@@ -75,6 +76,16 @@ internal sealed class IncomingLink
             Over.Set();
         }
     }
+
+    /// <summary>An urgent channel has spoken, and is there still.</summary>
+    internal bool HasUrgent => _urgent.Count > 0;
+
+    /// <summary>
+    /// True when a page has been asked for that long ago and nothing came on the urgent channel since, whatever comes on the
+    /// main one. Called now and then.
+    /// </summary>
+    internal bool UrgentStandsStill(TimeProvider clock, TimeSpan timeout, IReadOnlyList<RamBlock> blocks) =>
+        _requests.Look(clock.GetTimestamp(), clock, blocks, _urgent.Sum(c => c.ReceivedBytes)) >= timeout;
 
     /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
     internal bool StandsStill(TimeProvider clock, TimeSpan timeout)

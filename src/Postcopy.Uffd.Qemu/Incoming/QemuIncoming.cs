@@ -230,8 +230,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
 
             if (_connections.Count >= MostConnections)
             {
-                // The oldest that never said what it is: a source that comes back must not find the door blocked.
-                _connections.Find(c => !c.HasRole)?.Channel.Abort();
+                MakeRoomLocked();
             }
 
             Connection connection = new(channel, ++_accepted);
