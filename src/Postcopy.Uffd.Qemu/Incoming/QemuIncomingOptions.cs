@@ -23,8 +23,9 @@ public sealed record QemuIncomingOptions
     public Action? OnRunning { get; init; }
 
     /// <summary>
-    /// How long the main connection may stand still after the point of no return before it counts as lost, and pages may
-    /// stay away after the stream's end; the default is 30 s. Before, the source may be silent for as long as it likes.
+    /// How long the main connection may stand still after the point of no return before it counts as lost, the urgent
+    /// channel be silent while a page is asked for, and pages stay away after the stream's end; the default is 30 s. Before,
+    /// the source may be silent for as long as it likes.
     /// </summary>
     public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(30);
 
