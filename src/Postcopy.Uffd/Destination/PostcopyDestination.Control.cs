@@ -208,6 +208,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             Blocktime?.Fold();
             PlacementStatistics placed = Placer.Statistics;
             Rate.Sample(placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes);
+            Trace(placed);
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -229,6 +230,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
         }
 
+        // The fault thread has ended: what it left is the last.
+        Trace(Placer.Statistics);
         FailWaiters(new ObjectDisposedException(nameof(PostcopyDestination)));
     }
 
@@ -272,7 +275,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void ReportStuck(StuckFault stuck)
     {
         Log.StuckFaults(_logger, stuck.Threads, stuck.Kind);
-        PostcopyEventSource.Log.StuckFaults(stuck.Kind.ToString(), stuck.Threads);
+        PostcopyEventSource.Log.StuckFaults(Vm, stuck.Kind.ToString(), stuck.Threads);
         if (stuck.Kind != StuckFaultKind.NotRead)
         {
             _reader!.CountStuck(stuck.Threads);
@@ -282,7 +285,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void Alarm(StallAlarm alarm)
     {
         Log.Stalled(_logger, alarm.Block.Name, alarm.Offset, alarm.Age);
-        PostcopyEventSource.Log.Stalled(alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
+        PostcopyEventSource.Log.Stalled(Vm, alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
         try
         {
             _options.OnStall?.Invoke(alarm);
@@ -310,8 +313,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
 
             Log.Failed(_logger, failure);
-            PostcopyEventSource.Log.Failed(failure.Message);
-            EnterLocked(PostcopyState.Failed);
+            PostcopyEventSource.Log.Failed(Vm, failure.Message);
+            EnterLocked(PostcopyState.Failed, failure.Message);
+            EndActivityLocked(null, failure.Message);
         }
 
         FailWaiters(failure);
