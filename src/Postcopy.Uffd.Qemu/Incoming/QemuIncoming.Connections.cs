@@ -24,6 +24,9 @@ public sealed partial class QemuIncoming
         /// <summary>It is a main or an urgent connection, not one that has said nothing yet.</summary>
         internal bool HasRole { get; set; }
 
+        /// <summary>It is on its way out to make room; its thread has not seen it yet.</summary>
+        internal bool IsEvicted { get; set; }
+
         /// <summary>It came for a link that is gone: neither its pages nor its end belong to the next one.</summary>
         internal bool IsOld { get; set; }
     }
@@ -81,7 +84,7 @@ public sealed partial class QemuIncoming
             }
 
             connection.HasRole = true;
-            return _link = new IncomingLink(connection.Channel, connection.Number, active: true);
+            return _link = new IncomingLink(connection.Channel, connection.Number);
         }
     }
 
@@ -137,7 +140,7 @@ public sealed partial class QemuIncoming
                     connection.HasRole = true;
                     StopRecoverTimerLocked();
                     MarkOldLocked(connection);
-                    return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
+                    return _link = new IncomingLink(connection.Channel, connection.Number, new HostPageParts(_destination.Placer, old.Parts));
                 }
             }
         }
@@ -174,11 +177,32 @@ public sealed partial class QemuIncoming
         }
     }
 
+    /// <summary>
+    /// A source that comes back must not find the door blocked by those who never said what they are. But one of them may be the
+    /// urgent channel, silent until its first page. It comes from where the main connection comes from, so first goes the
+    /// oldest from elsewhere or of a lost link; then, once the urgent channel has spoken, the oldest; and the newest else,
+    /// because QEMU opens it close to the main connection or at the switch, and opens no second.
+    /// </summary>
+    private void MakeRoomLocked()
+    {
+        List<Connection> silent = _connections.FindAll(c => !c.HasRole && !c.IsEvicted);
+        IncomingLink? link = _link is { Ended: false } ? _link : null;
+        Connection? victim = link is null
+            ? silent.FirstOrDefault()
+            : silent.Find(c => c.IsOld || !Equals(c.Channel.PeerAddress, link.Main.PeerAddress))
+                ?? (link.HasUrgent ? silent.FirstOrDefault() : silent.LastOrDefault());
+        if (victim is not null)
+        {
+            victim.IsEvicted = true;
+            victim.Channel.Abort();
+        }
+    }
+
     private void SilentEnded(Connection connection, MigrationConnectionException why)
     {
         lock (_lock)
         {
-            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
+            if (_options.Preempt && !connection.IsOld && !connection.IsEvicted && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
             {
                 UrgentLostLocked(link, why);
             }
@@ -190,7 +214,7 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
-            using ChannelPlacer placer = new(_destination.Placer);
+            using ChannelPlacer placer = new(_destination.Placer, link.Parts);
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {

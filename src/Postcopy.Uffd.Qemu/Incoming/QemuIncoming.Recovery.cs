@@ -197,6 +197,13 @@ public sealed partial class QemuIncoming
                 link.Lose(new MigrationConnectionException(
                     ConnectionLossReason.TimedOut, $"Nothing was received for {_options.StallTimeout.TotalSeconds:0.###} s (StallTimeout)."));
             }
+            else if (link.Active && (_options.Preempt || link.HasUrgent)
+                && link.UrgentStandsStill(_options.TimeProvider, _options.StallTimeout, _destination.Blocks.Blocks))
+            {
+                link.Lose(new MigrationConnectionException(
+                    ConnectionLossReason.TimedOut,
+                    $"Nothing was received on the urgent channel for {_options.StallTimeout.TotalSeconds:0.###} s while pages were asked for (StallTimeout)."));
+            }
             else if (link.Writer.IsBroken)
             {
                 link.Lose(new MigrationConnectionException(ConnectionLossReason.TransportError, "The source takes no requests any more."));

@@ -119,6 +119,18 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         }
     }
 
+    /// <summary>Host pages of which the end came before the beginning. For tests.</summary>
+    internal long SplitHostPages
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _link?.Parts?.EndsFirst ?? 0;
+            }
+        }
+    }
+
     private long Requests
     {
         get
@@ -218,8 +230,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
 
             if (_connections.Count >= MostConnections)
             {
-                // The oldest that never said what it is: a source that comes back must not find the door blocked.
-                _connections.Find(c => !c.HasRole)?.Channel.Abort();
+                MakeRoomLocked();
             }
 
             Connection connection = new(channel, ++_accepted);

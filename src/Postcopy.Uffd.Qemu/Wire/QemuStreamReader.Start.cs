@@ -50,6 +50,7 @@ public sealed partial class QemuStreamReader
                 _step = Step.Configuration;
                 break;
             case StreamKind.Recovery:
+                _state.IsResumed = true;
                 _step = Step.Record;
                 break;
             default:

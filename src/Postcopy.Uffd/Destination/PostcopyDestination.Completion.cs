@@ -93,6 +93,8 @@ public sealed partial class PostcopyDestination
             {
                 EnterLocked(missing > 0 ? PostcopyState.Failed : PostcopyState.End);
             }
+
+            EndActivityLocked(null, missing > 0 ? $"closed with {missing} pages missing ({policy})" : State == PostcopyState.Failed ? "failed" : null);
         }
 
         // Not under the lock: the control thread may be waiting for it.
@@ -140,7 +142,8 @@ public sealed partial class PostcopyDestination
                 PlacementSamples = PlacementSamples,
             };
             Log.Completed(_logger, report.TotalBytes, duration, report.Faults.Requests);
-            PostcopyEventSource.Log.Completed(report.TotalBytes, (long)duration.TotalMilliseconds);
+            PostcopyEventSource.Log.Completed(Vm, report.TotalBytes, (long)duration.TotalMilliseconds);
+            EndActivityLocked(report, null);
             return report;
         }
     }

@@ -212,6 +212,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             // What is settled is added up here, so that the fault path has to do it less often.
             Blocktime?.Fold();
             NoteProgress(last: false);
+            Trace(Placer.Statistics);
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -233,6 +234,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
         }
 
+        // The fault thread has ended: what it left is the last.
+        Trace(Placer.Statistics);
         FailWaiters(new ObjectDisposedException(nameof(PostcopyDestination)));
     }
 
@@ -288,7 +291,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void ReportStuck(StuckFault stuck)
     {
         Log.StuckFaults(_logger, stuck.Threads, stuck.Kind);
-        PostcopyEventSource.Log.StuckFaults(stuck.Kind.ToString(), stuck.Threads);
+        PostcopyEventSource.Log.StuckFaults(Vm, stuck.Kind.ToString(), stuck.Threads);
         if (stuck.Kind != StuckFaultKind.NotRead)
         {
             _reader!.CountStuck(stuck.Threads);
@@ -298,7 +301,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void Alarm(StallAlarm alarm)
     {
         Log.Stalled(_logger, alarm.Block.Name, alarm.Offset, alarm.Age);
-        PostcopyEventSource.Log.Stalled(alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
+        PostcopyEventSource.Log.Stalled(Vm, alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
         try
         {
             _options.OnStall?.Invoke(alarm);
@@ -326,8 +329,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
 
             Log.Failed(_logger, failure);
-            PostcopyEventSource.Log.Failed(failure.Message);
-            EnterLocked(PostcopyState.Failed);
+            PostcopyEventSource.Log.Failed(Vm, failure.Message);
+            EnterLocked(PostcopyState.Failed, failure.Message);
+            EndActivityLocked(null, failure.Message);
         }
 
         FailWaiters(failure);

@@ -234,7 +234,8 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             _reader!.SetRequester(null);
             Blocktime?.SetLink(up: false, Blocktime.Now());
             Log.Paused(_logger, why);
-            EnterLocked(PostcopyState.Paused);
+            PostcopyEventSource.Log.Paused(Vm, why);
+            EnterLocked(PostcopyState.Paused, why);
         }
     }
 
@@ -253,12 +254,12 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
         }
     }
 
-    private void EnterLocked(PostcopyState state)
+    private void EnterLocked(PostcopyState state, string? why = null)
     {
         PostcopyState before = State;
         Volatile.Write(ref _state, (int)state);
         Log.StateChanged(_logger, before, state);
-        PostcopyEventSource.Log.StateChanged(before.ToString(), state.ToString());
+        TraceStateLocked(before, state, why);
     }
 
     private void RequireLocked(string operation, params ReadOnlySpan<PostcopyState> allowed)

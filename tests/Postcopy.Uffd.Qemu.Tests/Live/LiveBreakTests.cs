@@ -259,7 +259,7 @@ public sealed class LiveBreakTests
     }
 
     /// <summary>This side sees it first, or the source does.</summary>
-    private static async Task BrokenAgainAsync(LiveMigration migration, int lost)
+    internal static async Task BrokenAgainAsync(LiveMigration migration, int lost)
     {
         await Migration.Until(() => migration.Incoming.Statistics.LostConnections == lost || migration.Receiving.IsCompleted);
         await migration.PausedAsync();
