@@ -35,6 +35,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             Open = new UffdOpenOptions { AllowUserModeOnly = true },
             Blocktime = options.TimelineFile is null ? new BlocktimeOptions() : new BlocktimeOptions { TimelineCapacity = TimelineFile.Capacity },
             OnStall = alarm => output.Warn(alarm.ToString()),
+            LoggerFactory = output.Problem,
         });
         _incoming = new QemuIncoming(_destination, new QemuIncomingOptions
         {

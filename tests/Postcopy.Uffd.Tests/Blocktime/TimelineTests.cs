@@ -58,7 +58,8 @@ public sealed class TimelineTests
             tracker.End(A, 4096, (i * 1000) + 300);
         }
 
-        Assert.Equal(0, GC.GetAllocatedBytesForCurrentThread() - before);
+        // A collection that another test causes ends the thread's allocation context, and counts up to 8 KiB that nobody used.
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, Faults / 10);
         BlocktimeReport report = tracker.Snapshot(Faults * 1000L);
         Assert.Equal((Faults, 0L, Faults, 0L), (report.Timeline.Count, report.TimelineDropped, report.Overlaps.Count, report.OverlapsDropped));
     }
