@@ -9,6 +9,7 @@ namespace Postcopy.Destination.Tests;
 public sealed partial class LiveViewTests
 {
     private const int Limit = 60_000;
+    private const int KillSignal = 9;
     private const int StopSignal = 19;
     private const string Script = "/usr/bin/script";
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(40);
@@ -86,7 +87,7 @@ public sealed partial class LiveViewTests
     public async Task TheLastErrorIsShown()
     {
         // Its source is stopped in the middle, and a page that stays away for 5 s raises an alarm.
-        string raw = await OnTerminalAsync(80, 24, "TERM=xterm", "--memory 256M --vcpus 1 --bandwidth 1M --timeout 9", stopSource: true);
+        string raw = await OnTerminalAsync(80, 24, "TERM=xterm", "--memory 256M --vcpus 1 --bandwidth 1M --timeout 30", stopSource: true);
         Assert.Contains(Lines(raw), l => LastErrorLine().IsMatch(l));
         Assert.All(Lines(raw), line => Assert.True(line.Length <= 80, $"{line.Length} columns: {line}"));
     }
@@ -120,16 +121,22 @@ public sealed partial class LiveViewTests
     // The source is the process whose socket lies in this test's own folder.
     private static async Task StopSourceAsync(string folder, string record)
     {
-        long start = Stopwatch.GetTimestamp();
-        while (!File.Exists(record) || !(await File.ReadAllTextAsync(record)).Contains("switched to postcopy", StringComparison.Ordinal))
-        {
-            Assert.True(Stopwatch.GetElapsedTime(start) < s_patience, "no switch to postcopy");
-            await Task.Delay(10);
-        }
-
+        await ShownAsync(record, "switched to postcopy");
         int source = Directory.GetDirectories("/proc").Select(Path.GetFileName).Where(n => int.TryParse(n, out _)).Select(n => int.Parse(n!, CultureInfo.InvariantCulture))
             .Single(p => CommandLineOf(p) is { } line && line.Contains("embedded-source", StringComparison.Ordinal) && line.Contains(folder, StringComparison.Ordinal));
         Assert.Equal(0, Kill(source, StopSignal));
+        await ShownAsync(record, " s ago: ");
+        Assert.Equal(0, Kill(source, KillSignal));
+    }
+
+    private static async Task ShownAsync(string record, string text)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (!File.Exists(record) || !(await File.ReadAllTextAsync(record)).Contains(text, StringComparison.Ordinal))
+        {
+            Assert.True(Stopwatch.GetElapsedTime(start) < s_patience, $"'{text}' did not come: {(File.Exists(record) ? await File.ReadAllTextAsync(record) : "nothing came")}");
+            await Task.Delay(10);
+        }
     }
 
     private static string? CommandLineOf(int process)
