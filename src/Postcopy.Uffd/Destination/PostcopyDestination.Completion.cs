@@ -131,6 +131,7 @@ public sealed partial class PostcopyDestination
             RestoreMemoryLocked();
             Blocks.Thaw();
             EnterLocked(PostcopyState.End);
+            NoteProgress(last: true);
             CompletionReport report = new()
             {
                 TotalBytes = Blocks.TotalLength,
@@ -138,6 +139,7 @@ public sealed partial class PostcopyDestination
                 Placement = Placer.Statistics,
                 Faults = _reader.Statistics,
                 Blocktime = Blocktime?.Snapshot(),
+                PlacementSamples = PlacementSamples,
             };
             Log.Completed(_logger, report.TotalBytes, duration, report.Faults.Requests);
             PostcopyEventSource.Log.Completed(Vm, report.TotalBytes, (long)duration.TotalMilliseconds);

@@ -16,6 +16,11 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
     private const long LongestTick = 100;
 
+    // How finely the timeline knows the placement rate, in milliseconds.
+    private const long SeriesTick = 20;
+
+    private readonly PlacementSeries? _series;
+
     private StuckFaultWatch? _stuckFaults;
 
     private Thread? _control;
@@ -206,9 +211,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
             // What is settled is added up here, so that the fault path has to do it less often.
             Blocktime?.Fold();
-            PlacementStatistics placed = Placer.Statistics;
-            Rate.Sample(placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes);
-            Trace(placed);
+            NoteProgress(last: false);
+            Trace(Placer.Statistics);
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -238,7 +242,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private unsafe void WaitForKick()
     {
         Libc.PollFd poll = new() { fd = _controlKick.Descriptor, events = Libc.POLLIN };
-        long tick = Math.Min((long)_alarms.Interval.TotalMilliseconds, LongestTick);
+        long tick = Math.Min((long)_alarms.Interval.TotalMilliseconds, _series is null ? LongestTick : SeriesTick);
         if (StuckFaultWatch.IsOn(_options.StuckFaultCheck))
         {
             tick = Math.Min(tick, (long)_options.StuckFaultCheck.TotalMilliseconds);
@@ -250,6 +254,18 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         {
             _controlKick.Drain();
         }
+    }
+
+    private void NoteProgress(bool last)
+    {
+        PlacementStatistics placed = Placer.Statistics;
+        long bytes = placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes;
+        if (!last)
+        {
+            Rate.Sample(bytes);
+        }
+
+        _series?.Sample(Blocktime!.Now(), bytes, last);
     }
 
     private void ServeWaiters()

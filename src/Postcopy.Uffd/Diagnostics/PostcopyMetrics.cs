@@ -83,7 +83,7 @@ internal sealed class PostcopyMetrics
 
     private IEnumerable<Measurement<T>> EachReport<T>(Func<PostcopyDestination, BlocktimeReport, IEnumerable<Measurement<T>>> read)
         where T : struct =>
-        EachMany(d => d.Blocktime is { } blocktime ? read(d, blocktime.Snapshot()) : []);
+        EachMany(d => d.Blocktime is { } blocktime ? read(d, blocktime.Snapshot(blocktime.Now(), timeline: false)) : []);
 
     // Under the lock and not lazily: once Detach is back, nobody reads a destination whose memory may be freed.
     private IEnumerable<Measurement<T>> EachMany<T>(Func<PostcopyDestination, IEnumerable<Measurement<T>>> read)
