@@ -41,7 +41,7 @@ public sealed partial record CodeBlock(string Document, int Line, string Given, 
     /// <inheritdoc/>
     public override string ToString() => $"{Document}:{Line}";
 
-    [GeneratedRegex("(?:<!-- given: (?<given>[^>]*?) -->\n)?```(?:csharp|cs|c#)\n(?<code>.*?)```", RegexOptions.Singleline)]
+    [GeneratedRegex("(?:<!-- given: (?<given>(?:(?!-->).)*?) -->\n)?```(?:csharp|cs|c#)\n(?<code>.*?)```", RegexOptions.Singleline)]
     private static partial Regex Fence();
 
     [GeneratedRegex(@"\A(?:(?:using [\w.= ]+;)?\n)+")]

@@ -58,10 +58,13 @@ public abstract class MigrationChannel : IDisposable
     public abstract int TrySend(ReadOnlySpan<byte> data);
 
     /// <summary>Gives the connection up: waiting calls of other threads fail with <see cref="ConnectionLossReason.Aborted"/>.</summary>
-    /// <remarks>Closing comes with <see cref="Dispose()"/>, and only closing makes a peer with a full window notice.</remarks>
+    /// <remarks>
+    /// Closing comes with <see cref="Dispose()"/>, which resets a TCP connection that was given up or lost: to a peer that waits
+    /// at a full window an orderly end says nothing (measured: QEMU 11.1 stood in sendmsg for more than 20 s).
+    /// </remarks>
     public abstract void Abort();
 
-    /// <summary>Gives the connection up and closes it.</summary>
+    /// <summary>Closes the connection: in order when all went well, else with a reset.</summary>
     public void Dispose()
     {
         Dispose(true);

@@ -14,6 +14,7 @@ internal sealed unsafe class SocketChannel : MigrationChannel
     private readonly SafeSocketHandle _handle;
     private readonly bool _quickAck;
     private volatile bool _aborted;
+    private volatile bool _broken;
 
     internal SocketChannel(Socket socket)
     {
@@ -106,6 +107,23 @@ internal sealed unsafe class SocketChannel : MigrationChannel
 
     public override void Abort()
     {
+        _broken = true;
+        ShutDown();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        ShutDown();
+        if (_broken)
+        {
+            _socket.CloseWithReset();
+        }
+
+        _socket.Dispose();
+    }
+
+    private void ShutDown()
+    {
         _aborted = true;
         try
         {
@@ -115,12 +133,6 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         {
             // Already disconnected or closed: nobody waits on it.
         }
-    }
-
-    protected override void Dispose(bool disposing)
-    {
-        Abort();
-        _socket.Dispose();
     }
 
     private int ReceiveSome(Span<byte> buffer)
@@ -219,12 +231,14 @@ internal sealed unsafe class SocketChannel : MigrationChannel
 
         if (errno != Libc.EAGAIN)
         {
+            _broken = true;
             throw new MigrationConnectionException(
                 ConnectionLossReason.TransportError, $"Nothing more can be {direction}: {Marshal.GetPInvokeErrorMessage(errno)}.", errno);
         }
 
         if (!Libc.WaitFor(_handle, events, StallTimeoutMilliseconds))
         {
+            _broken = true;
             throw new MigrationConnectionException(
                 ConnectionLossReason.TimedOut, $"Nothing was {direction} for {StallTimeout.TotalSeconds:0.###} s.", Libc.ETIMEDOUT);
         }

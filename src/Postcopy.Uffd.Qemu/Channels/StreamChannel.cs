@@ -9,6 +9,7 @@ internal sealed class StreamChannel : MigrationChannel
     private readonly Stream _stream;
     private readonly Socket? _transport;
     private volatile bool _aborted;
+    private volatile bool _broken;
 
     internal StreamChannel(Stream stream, Socket? transport)
     {
@@ -72,6 +73,32 @@ internal sealed class StreamChannel : MigrationChannel
 
     public override void Abort()
     {
+        _broken = true;
+        ShutDown();
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        ShutDown();
+        try
+        {
+            if (_broken)
+            {
+                _transport?.CloseWithReset();
+            }
+
+            // The socket goes first: a TLS goodbye to a peer that does not read would wait.
+            _transport?.Dispose();
+            _stream.Dispose();
+        }
+        catch (Exception e) when (IsTransportFailure(e))
+        {
+            // The goodbye of a broken TLS connection fails; the descriptor is closed all the same.
+        }
+    }
+
+    private void ShutDown()
+    {
         _aborted = true;
         try
         {
@@ -87,21 +114,6 @@ internal sealed class StreamChannel : MigrationChannel
         catch (Exception e) when (IsTransportFailure(e))
         {
             // Already closed: nobody waits on it.
-        }
-    }
-
-    protected override void Dispose(bool disposing)
-    {
-        Abort();
-        try
-        {
-            // The socket goes first: a TLS goodbye to a peer that does not read would wait.
-            _transport?.Dispose();
-            _stream.Dispose();
-        }
-        catch (Exception e) when (IsTransportFailure(e))
-        {
-            // The goodbye of a broken TLS connection fails; the descriptor is closed all the same.
         }
     }
 
@@ -129,6 +141,7 @@ internal sealed class StreamChannel : MigrationChannel
 
     private MigrationConnectionException Lost(Exception? cause)
     {
+        _broken = true;
         if (_aborted)
         {
             return new MigrationConnectionException(ConnectionLossReason.Aborted, "The connection was given up by this side.", 0, cause);

@@ -60,8 +60,12 @@ internal sealed class IncomingLink
         }
     }
 
+    /// <summary>Its urgent channel has shown itself; a link has one.</summary>
+    internal bool HadUrgent { get; private set; }
+
     internal void Join(MigrationChannel urgent)
     {
+        HadUrgent = true;
         _ = _urgent.Add(urgent);
         _threads++;
     }

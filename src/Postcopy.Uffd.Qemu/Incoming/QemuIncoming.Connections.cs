@@ -236,7 +236,7 @@ public sealed partial class QemuIncoming
     {
         lock (_lock)
         {
-            if (_options.Preempt && !connection.IsOld && !connection.IsEvicted && why.StreamOffset == 0 && _link is { } link)
+            if (_options.Preempt && !connection.IsOld && !connection.IsEvicted && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
             {
                 UrgentLostLocked(link, why);
             }

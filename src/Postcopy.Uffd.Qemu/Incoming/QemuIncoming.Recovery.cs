@@ -34,7 +34,7 @@ public sealed partial class QemuIncoming
             _earlierRequests += link.Writer.Requests;
             if (ended is not null && !_over && (final = Unrecoverable(ended)) is null)
             {
-                AwaitRecoveryLocked(link.LostBecause!);
+                AwaitRecoveryLocked(link);
             }
         }
 
@@ -111,12 +111,15 @@ public sealed partial class QemuIncoming
             ? "The guest did not come here. A source of 10.2 or later lets it go on. An older one stays postcopy-paused and cannot."
             : "The guest goes on at the source.";
 
-    private void AwaitRecoveryLocked(Exception why)
+    private void AwaitRecoveryLocked(IncomingLink link)
     {
+        Exception why = link.LostBecause!;
         _lost++;
-        foreach (Connection connection in _connections)
+        if (!link.HadUrgent && _connections.Find(c => !c.HasRole && !c.IsOld) is { } silent)
         {
-            connection.IsOld |= !connection.HasRole;
+            // The urgent channel of the lost link, on which nothing was asked yet: the first that came. What came after it,
+            // or beside one that had shown itself, may be the next link's: a source can resume before its loss is seen here.
+            silent.IsOld = true;
         }
 
         // Paused still when the link was lost in its handshake.

@@ -7,10 +7,10 @@ public sealed record QemuIncomingOptions
     public QemuStreamOptions Stream { get; init; } = new();
 
     /// <summary>
-    /// Says what memory a block of the source's list gets. Null: blocks that the host added to the destination are
-    /// matched by name, and the others get anonymous memory, or hugetlb for huge pages. Called on a connection's thread.
+    /// Says what memory a block of the source's list gets that the host did not add to the destination itself (those are
+    /// matched by name). Null, here or as answer: anonymous memory, or hugetlb for huge pages. Called on a connection's thread.
     /// </summary>
-    public Func<StreamRamBlock, RamBlockSpec>? CreateBlock { get; init; }
+    public Func<StreamRamBlock, RamBlockSpec?>? CreateBlock { get; init; }
 
     /// <summary>
     /// Takes the device state, before the guest may run. When it throws, the source is told that the migration failed;

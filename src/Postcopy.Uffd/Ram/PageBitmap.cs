@@ -43,6 +43,9 @@ public sealed unsafe partial class PageBitmap : IDisposable
         _borrowed = true;
     }
 
+    /// <summary>Where the words are.</summary>
+    internal nuint Words => (nuint)_words;
+
     /// <summary>Bytes of the words of a bitmap.</summary>
     internal static long BytesFor(long length) => (length + BitsPerWord - 1) / BitsPerWord * sizeof(ulong);
 

@@ -57,6 +57,41 @@ public sealed class ChannelKindTests
         Assert.Equal(ConnectionLossReason.Aborted, aborted.Reason);
     }
 
+    /// <summary>A peer that is blocked at a closed window sees a reset at once, and an orderly end a minute later.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void ConnectionThatWasGivenUpIsResetAndAFinishedOneIsEnded(bool givenUp)
+    {
+        using Socket listener = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
+        listener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        listener.Listen(1);
+        using Socket peer = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp) { ReceiveTimeout = (int)s_limit.TotalMilliseconds };
+        peer.Connect(listener.LocalEndPoint!);
+        MigrationChannel channel = MigrationChannel.FromSocket(listener.Accept());
+        if (givenUp)
+        {
+            channel.Abort();
+        }
+
+        channel.Dispose();
+        if (!givenUp)
+        {
+            Assert.Equal(0, peer.Receive(new byte[1]));
+            return;
+        }
+
+        // The shutdown's end of stream may be read before the reset arrives; what is sent then meets the reset.
+        SocketException reset = Assert.Throws<SocketException>(() =>
+        {
+            _ = peer.Receive(new byte[1]);
+            _ = peer.Receive(new byte[1]);
+            Assert.True(SpinWait.SpinUntil(() => peer.Poll(0, SelectMode.SelectError), s_limit));
+            _ = peer.Send(new byte[1]);
+        });
+        Assert.Contains(reset.SocketErrorCode, new[] { SocketError.ConnectionReset, SocketError.Shutdown });
+    }
+
     [Fact]
     public void PeerThatClosesWithAFullQueueIsNoticed()
     {

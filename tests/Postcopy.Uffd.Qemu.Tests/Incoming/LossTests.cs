@@ -107,6 +107,15 @@ public sealed class LossTests
         await _running.Task;
         Task<int>[] touching = migration.Touch(2);
         await Migration.Until(() => migration.Destination.Blocks.MissingBytes < Ram * 3 / 4);
+        // As 7.2 does it: the urgent channel is there before RESUME; here before the main one, and before the loss is seen.
+        MigrationChannel? early = null;
+        if (preempt != QemuPreemptMode.None)
+        {
+            await Migration.Until(() => migration.Incoming.Statistics.UrgentPages > 0);
+            early = migration.Connect();
+            await Migration.Until(() => migration.Incoming.OpenConnections == 3);
+        }
+
         relay.StandStill();
         migration.Source.BreakConnection();
         Assert.Equal(QemuSourceState.PostcopyPaused, await sending);
@@ -115,8 +124,6 @@ public sealed class LossTests
             Assert.Equal(PostcopyState.Running, migration.Destination.State);
         }
 
-        // As 7.2 does it: the urgent channel is there before RESUME; here even before the main one.
-        MigrationChannel? early = preempt == QemuPreemptMode.None ? null : migration.Connect();
         sending = migration.Source.ResumeAsync(migration.Connect(), early is null ? null : () => early);
         Assert.All(await Task.WhenAll(touching), wrong => Assert.Equal(0, wrong));
         migration.Source.BackgroundBandwidth = 0;

@@ -64,6 +64,7 @@ internal sealed class Relay : IDisposable
     {
         try
         {
+            socket.LingerState = new LingerOption(true, 0);
             socket.Shutdown(SocketShutdown.Both);
         }
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
@@ -71,7 +72,7 @@ internal sealed class Relay : IDisposable
             // It is closed already.
         }
 
-        // A peer that is blocked on a full window notices only a closed socket (qemu-wire.md 0.9).
+        // A peer that is blocked on a full window notices only a reset.
         socket.Dispose();
     }
 

@@ -63,11 +63,42 @@ internal sealed class QmpClient : IDisposable
             SpinWait.SpinUntil(
                 () =>
                 {
-                    Thread.Yield();
+                    Thread.Sleep(10);
                     return (last = MigrationStatus()) == wanted;
                 },
                 TimeSpan.FromSeconds(20)),
-            $"the source is '{last}', not '{wanted}': {Execute("query-migrate")}");
+            $"the source is '{last}', not '{wanted}': {Execute("query-migrate")}\n{Threads()}");
+    }
+
+    /// <summary>Where the kernel holds each thread of the process on the other side.</summary>
+    private string Threads()
+    {
+        int process = PeerCredentials();
+        return string.Join(
+            '\n',
+            Directory.EnumerateDirectories($"/proc/{process}/task").Select(task => $"{Path.GetFileName(task)} {Text(task, "comm")} in {Text(task, "wchan")} syscall {Text(task, "syscall")}"));
+
+        static string Text(string task, string name)
+        {
+            try
+            {
+                return File.ReadAllText(Path.Combine(task, name)).Trim();
+            }
+            catch (IOException)
+            {
+                return "?";
+            }
+        }
+    }
+
+    /// <summary>SO_PEERCRED: the process id comes first.</summary>
+    private int PeerCredentials()
+    {
+        const int SocketLevel = 1;
+        const int PeerCredentialsOption = 17;
+        byte[] credentials = new byte[12];
+        _ = _socket.GetRawSocketOption(SocketLevel, PeerCredentialsOption, credentials);
+        return BitConverter.ToInt32(credentials);
     }
 
     public void Dispose()
