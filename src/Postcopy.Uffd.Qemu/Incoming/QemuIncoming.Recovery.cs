@@ -36,6 +36,8 @@ public sealed partial class QemuIncoming
             {
                 AwaitRecoveryLocked(link);
             }
+
+            _failing |= final is not null;
         }
 
         link.Writer.Dispose();

@@ -37,6 +37,9 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private bool _disposed;
     private bool _started;
     private bool _over;
+
+    // The last link ended for a reason that is about to be told.
+    private bool _failing;
     private bool _pointOfNoReturn;
     private bool _mainEnded;
     private bool _guestRuns;
@@ -209,7 +212,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         lock (_lock)
         {
             _acceptFailed = why;
-            if (_link is { Ended: false })
+            if (_link is { Ended: false } || _failing)
             {
                 return;
             }

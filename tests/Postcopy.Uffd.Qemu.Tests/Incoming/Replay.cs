@@ -6,6 +6,11 @@ internal sealed class Replay(ReadOnlyMemory<byte> bytes, ManualResetEventSlim? b
     private int _at;
     private volatile bool _closed;
 
+    private long _allocatedBefore = -1;
+
+    /// <summary>The most that the reading thread had allocated when it asked for more, since it first did.</summary>
+    internal long MostAllocated { get; private set; }
+
     internal TaskCompletionSource Closed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
     public override bool CanRead => true;
@@ -25,6 +30,9 @@ internal sealed class Replay(ReadOnlyMemory<byte> bytes, ManualResetEventSlim? b
     public override int Read(Span<byte> buffer)
     {
         begin?.Wait();
+        long allocated = GC.GetAllocatedBytesForCurrentThread();
+        _allocatedBefore = _allocatedBefore < 0 ? allocated : _allocatedBefore;
+        MostAllocated = Math.Max(MostAllocated, allocated - _allocatedBefore);
         if (_closed)
         {
             return 0;
