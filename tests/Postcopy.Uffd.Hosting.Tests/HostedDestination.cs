@@ -16,7 +16,7 @@ internal sealed class HostedDestination : IAsyncDisposable
     private readonly string _folder = Directory.CreateTempSubdirectory("postcopy-hosting-").FullName;
     private readonly List<QemuSource> _sources = [];
 
-    internal HostedDestination(Action<PostcopyHostingOptions>? configure = null)
+    internal HostedDestination(Action<PostcopyHostingOptions>? configure = null, Action<IServiceCollection>? services = null)
     {
         Assert.SkipUnless(File.Exists("/dev/userfaultfd"), "Needs userfaultfd: Linux 6.1 with /dev/userfaultfd, readable by this user.");
         Path = System.IO.Path.Combine(_folder, "migration");
@@ -30,6 +30,7 @@ internal sealed class HostedDestination : IAsyncDisposable
             configure?.Invoke(options);
         });
         builder.Services.AddHealthChecks().AddPostcopyDestination();
+        services?.Invoke(builder.Services);
         Host = builder.Build();
     }
 
