@@ -12,6 +12,7 @@ public sealed partial class QemuIncoming
     private long _earlierRequests;
     private long _lost;
     private bool _confirmed;
+    private MigrationChannel? _multifd;
 
     /// <summary>An accepted connection; <c>_lock</c> guards what changes.</summary>
     private sealed class Connection(MigrationChannel channel, long number)
@@ -34,12 +35,14 @@ public sealed partial class QemuIncoming
     private void Serve(Connection connection)
     {
         MigrationChannel channel = connection.Channel;
+        QemuStreamReader? reader = null;
         try
         {
-            using QemuStreamReader reader = new(channel, _stream, _options.Stream);
+            reader = new QemuStreamReader(channel, _stream, _options.Stream);
             switch (reader.Detect())
             {
                 case StreamKind.Main when TryBecomeMain(connection) is { } link:
+                    RefuseMultifd();
                     RunMain(link, reader, StreamRecordKind.None);
                     break;
                 case StreamKind.Recovery when reader.ReadNext() is var first && TryTakeOver(connection, first) is { } link:
@@ -57,7 +60,19 @@ public sealed partial class QemuIncoming
         }
         catch (MigrationStreamException) when (!connection.HasRole)
         {
-            // A stranger.
+            // A stranger, or a source's multifd channel.
+            if (reader!.IsMultifd)
+            {
+                lock (_lock)
+                {
+                    _multifd = channel;
+                }
+
+                RefuseMultifd();
+
+                // Closed at once it could take the main connection along before that one has said what it is.
+                _ = _stop.Token.WaitHandle.WaitOne(s_lastWord);
+            }
         }
         catch (Exception e)
         {
@@ -70,6 +85,7 @@ public sealed partial class QemuIncoming
                 _ = _connections.Remove(connection);
             }
 
+            reader?.Dispose();
             channel.Dispose();
         }
     }
@@ -86,6 +102,24 @@ public sealed partial class QemuIncoming
             connection.HasRole = true;
             return _link = new IncomingLink(connection.Channel, connection.Number);
         }
+    }
+
+    /// <summary>
+    /// The pages of the precopy passes would come over channels of their own. Said as soon as the main connection and one
+    /// of those are here, from the same host: 7.2 waits for ever for what it can neither send nor see fail.
+    /// </summary>
+    private void RefuseMultifd()
+    {
+        lock (_lock)
+        {
+            if (_multifd is null || _link is null || _stream.Phase >= StreamPhase.Running || !Equals(_multifd.PeerAddress, _link.Main.PeerAddress))
+            {
+                return;
+            }
+        }
+
+        Fail(new QemuIncomingException(
+            "The source sends pages over multifd channels, which are not taken: migrate_set_capability multifd off at the source, and migrate again.", sourceMayResume: true));
     }
 
     /// <summary>

@@ -36,6 +36,8 @@ public sealed partial class QemuIncoming
             {
                 AwaitRecoveryLocked(link);
             }
+
+            _failing |= final is not null;
         }
 
         link.Writer.Dispose();
@@ -87,7 +89,7 @@ public sealed partial class QemuIncoming
                 ? "after the package, before the point of no return"
                 : $"before the switch, in phase {_stream.Phase}";
             return ended is MigrationStreamException
-                ? ended
+                ? new QemuIncomingException($"{ended.Message} {WhoHasTheGuest(ended)}", true, ended)
                 : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} {WhoHasTheGuest(ended)}", true, ended);
         }
 

@@ -281,7 +281,7 @@ public sealed class LiveBreakTests
         return new QemuProcess($"-machine pc -m 128 -device loader,file=@DIR@/content,addr=0x{LiveMigration.Memory - Content:x},force-raw=on", newest, content: bytes);
     }
 
-    private static async Task<QemuProcess> CountingAsync(bool newest)
+    internal static async Task<QemuProcess> CountingAsync(bool newest)
     {
         QemuProcess.SkipUnlessThere(newest);
         QemuProcess qemu = new("-machine pc -m 128 -drive file=@DIR@/content,format=raw,if=ide", newest, stopped: false, CounterGuest.Image());
