@@ -30,6 +30,13 @@ internal sealed class CommandLine
     private readonly Option<string> _report = Choice("--report", "text", "Form of the blocktime report", "text", "json");
     private readonly Option<string?> _reportFile = new("--report-file") { HelpName = "PATH", Description = "Write the report there instead of to standard output" };
     private readonly Option<string?> _hashFile = new("--hash-file") { HelpName = "PATH", Description = "Write one line 'SHA256  block-name' per RAM block there" };
+    private readonly Option<string?> _timeline = new("--timeline")
+    {
+        HelpName = "PATH",
+        Description = "Draw the migration there: PATH.svg or .html is a picture, PATH.json a trace for chrome://tracing and ui.perfetto.dev",
+        CustomParser = ParseTimeline,
+    };
+
     private readonly Option<Endpoint?> _listen = new("--listen")
     {
         HelpName = "tcp:HOST:PORT|unix:PATH",
@@ -55,7 +62,7 @@ internal sealed class CommandLine
             "Receives a virtual machine's memory by postcopy: touched pages are fetched on demand while the rest streams in. " +
             "Without --listen it runs a complete migration from an embedded source in a second process and checks every page.")
         {
-            _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _listen, _timeout, _preempt,
+            _vcpus, _memory, _pageSize, _memoryKind, _seed, _bandwidth, _report, _reportFile, _hashFile, _timeline, _listen, _timeout, _preempt,
             _tlsCert, _tlsKey, _tlsCa, _packageFile, _recoverTimeout, _gcPressure,
         };
         root.SetAction((parsed, cancellation) =>
@@ -126,6 +133,7 @@ internal sealed class CommandLine
             Json = parsed.GetValue(_report) == "json",
             ReportFile = parsed.GetValue(_reportFile),
             HashFile = parsed.GetValue(_hashFile),
+            TimelineFile = parsed.GetValue(_timeline),
             Listen = parsed.GetValue(_listen),
             Timeout = TimeSpan.FromSeconds(parsed.GetValue(_timeout)),
             Preempt = parsed.GetValue(_preempt),
@@ -207,6 +215,17 @@ internal sealed class CommandLine
             return path;
         },
     };
+
+    private static string? ParseTimeline(ArgumentResult result)
+    {
+        string path = result.Tokens[0].Value;
+        if (!TimelineFile.IsKnown(path))
+        {
+            result.AddError($"--timeline: '{path}' is not allowed; give a file that ends in {TimelineFile.Endings}.");
+        }
+
+        return path;
+    }
 
     private static Endpoint? ParseEndpoint(ArgumentResult result)
     {

@@ -24,6 +24,8 @@ internal sealed record DestinationOptions
 
     internal string? HashFile { get; init; }
 
+    internal string? TimelineFile { get; init; }
+
     /// <summary>Where an outside source connects; null runs the embedded one.</summary>
     internal Endpoint? Listen { get; init; }
 

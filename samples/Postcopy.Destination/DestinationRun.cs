@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using Postcopy.Uffd;
 using Postcopy.Uffd.Qemu;
 
@@ -21,6 +22,7 @@ internal sealed class DestinationRun : IAsyncDisposable
     private readonly SeededContent? _content;
     private VcpuThreads? _vcpus;
     private SourceProcess? _source;
+    private bool _drawn;
 
     private DestinationRun(DestinationOptions options, Output output)
     {
@@ -31,8 +33,9 @@ internal sealed class DestinationRun : IAsyncDisposable
         {
             // The threads here touch memory in user mode, so a descriptor for that is enough; a KVM guest needs more.
             Open = new UffdOpenOptions { AllowUserModeOnly = true },
-            Blocktime = new BlocktimeOptions(),
+            Blocktime = options.TimelineFile is null ? new BlocktimeOptions() : new BlocktimeOptions { TimelineCapacity = TimelineFile.Capacity },
             OnStall = alarm => output.Warn(alarm.ToString()),
+            LoggerFactory = output.Problem,
         });
         _incoming = new QemuIncoming(_destination, new QemuIncomingOptions
         {
@@ -71,6 +74,11 @@ internal sealed class DestinationRun : IAsyncDisposable
         // The connection first: the source sees its end and goes by itself.
         await _incoming.DisposeAsync();
         _source?.Dispose();
+
+        if (!_drawn)
+        {
+            DrawIncomplete();
+        }
 
         // Threads that wait for pages that never came stay frozen, and end with the process: nothing wrong was read.
         _vcpus?.RequestStop();
@@ -152,6 +160,7 @@ internal sealed class DestinationRun : IAsyncDisposable
         }
 
         await _output.ReportAsync(report, _vcpus, cancellation);
+        Draw(report.Blocktime!, report.PlacementSamples);
         if (_source is not null && await _source.WaitAsync(cancellation) is not 0)
         {
             _output.Error("the embedded source did not end as it should");
@@ -159,6 +168,37 @@ internal sealed class DestinationRun : IAsyncDisposable
         }
 
         return right ? Success : Failure;
+    }
+
+    private void Draw(BlocktimeReport report, IReadOnlyList<PlacementSample> samples)
+    {
+        _drawn = true;
+        if (_options.TimelineFile is not { } path)
+        {
+            return;
+        }
+
+        string title = string.Create(CultureInfo.InvariantCulture, $"Postcopy of {Quantity.Bytes(_destination.Blocks.TotalLength)}, {report.Vcpus.Count} vCPUs");
+        TimelineFile.Write(path, new BlocktimeTimeline(report, samples, title));
+        _output.Info($"timeline: {path}");
+    }
+
+    // What went wrong is most worth a look; but it must not hide behind a disk that is full.
+    private void DrawIncomplete()
+    {
+        if (_destination.State == PostcopyState.None)
+        {
+            return;
+        }
+
+        try
+        {
+            Draw(_destination.Blocktime!.Snapshot(), _destination.PlacementSamples);
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            _output.Warn(e.Message);
+        }
     }
 
     private RamBlockSpec CreateBlock(StreamRamBlock wanted)

@@ -15,6 +15,7 @@ internal sealed class Output
     private static readonly TimeSpan s_line = TimeSpan.FromSeconds(1);
 
     private readonly DestinationOptions _options;
+    private readonly LastProblem _problem = new();
     // Wide enough for any line: a log must not be folded at a width that nobody has.
     private const int UnfoldedWidth = 1000;
 
@@ -31,7 +32,14 @@ internal sealed class Output
 
     internal void Info(string text) => _console.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"{text}");
 
-    internal void Warn(string text) => _console.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"[yellow]warning:[/] {text}");
+    /// <summary>Where the library logs: only the newest problem is kept, for the live view.</summary>
+    internal LastProblem Problem => _problem;
+
+    internal void Warn(string text)
+    {
+        _problem.Note(text);
+        _console.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"[yellow]warning:[/] {text}");
+    }
 
     internal void Error(string text) => _console.MarkupLineInterpolated(CultureInfo.InvariantCulture, $"[red]error:[/] {text}");
 
@@ -39,7 +47,7 @@ internal sealed class Output
     internal async Task FollowAsync(Task receiving, PostcopyDestination destination, QemuIncoming incoming)
     {
         ProgressView view = new(destination, incoming);
-        if (!_console.Profile.Capabilities.Interactive || Console.IsErrorRedirected)
+        if (!_console.Profile.Capabilities.Interactive || !_console.Profile.Capabilities.Ansi || Console.IsErrorRedirected)
         {
             while (await Task.WhenAny(receiving, Task.Delay(s_line)) != receiving)
             {
@@ -52,19 +60,14 @@ internal sealed class Output
             return;
         }
 
-        await _console.Progress()
-            .AutoClear(true)
-            .Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn { Width = 20 }, new PercentageColumn(), new ProgressTextColumn(view))
-            .StartAsync(async context =>
+        LiveView live = new(destination, view, _problem, _console);
+        await _console.Live(live.Frame()).AutoClear(true).Overflow(VerticalOverflow.Crop).StartAsync(async context =>
+        {
+            while (await Task.WhenAny(receiving, Task.Delay(s_frame)) != receiving)
             {
-                ProgressTask task = context.AddTask("none", maxValue: 1);
-                while (await Task.WhenAny(receiving, Task.Delay(s_frame)) != receiving)
-                {
-                    view.Update();
-                    task.Description = destination.State.ToString().ToLowerInvariant();
-                    task.Value = view.Fraction;
-                }
-            });
+                context.UpdateTarget(live.Frame());
+            }
+        });
     }
 
     internal void Summary(CompletionReport report, QemuIncoming incoming, VcpuOutcome touched)

@@ -27,6 +27,11 @@ internal sealed class ProgressView
     /// <summary>Share of the guest's memory that is here, 0 to 1.</summary>
     internal double Fraction { get; private set; }
 
+    /// <summary>Bytes of the guest's memory, and those of them that are here.</summary>
+    internal long Total { get; private set; }
+
+    internal long Here { get; private set; }
+
     internal string Text() => _text;
 
     internal void Update()
@@ -35,12 +40,14 @@ internal sealed class ProgressView
         long here = total - _destination.Blocks.MissingBytes;
         double seconds = Stopwatch.GetElapsedTime(_lastAt).TotalSeconds;
         _lastAt = Stopwatch.GetTimestamp();
-        _rate = ((1 - Smoothing) * _rate) + (Smoothing * Math.Max(0, here - _lastBytes) / Math.Max(seconds, 0.001));
+        double now = Math.Max(0, here - _lastBytes) / Math.Max(seconds, 0.001);
+        _rate = _rate == 0 ? now : ((1 - Smoothing) * _rate) + (Smoothing * now);
         _lastBytes = here;
+        (Total, Here) = (total, here);
         Fraction = total == 0 ? 0 : (double)here / total;
         string eta = _rate > 0 ? Duration((total - here) / _rate) : "-";
         _text = string.Create(CultureInfo.InvariantCulture,
-            $"{Quantity.Bytes(_rate)}/s {_destination.Faults.Requests} faults {_destination.Blocktime?.OpenFaults ?? 0} waiting ETA {eta}");
+            $"{Quantity.Bytes(_rate)}/s, {_destination.Faults.Requests} faults, {_destination.Blocktime?.OpenFaults ?? 0} waiting, ETA {eta}");
     }
 
     /// <summary>One line for logs and pipes; null before the source has named its memory.</summary>

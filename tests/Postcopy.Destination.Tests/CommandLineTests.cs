@@ -19,6 +19,7 @@ public sealed class CommandLineTests
     [InlineData("--listen", "udp:1", "--listen: 'udp:1' is not allowed; give tcp:HOST:PORT (such as tcp:127.0.0.1:4444) or unix:PATH.")]
     [InlineData("--listen", "tcp:127.0.0.1:99999", "--listen: 'tcp:127.0.0.1:99999' is not allowed; give tcp:HOST:PORT")]
     [InlineData("--timeout", "0", "--timeout: '0' is not allowed; give a whole number from 1 to 86400.")]
+    [InlineData("--timeline", "run.png", "--timeline: 'run.png' is not allowed; give a file that ends in .svg, .html or .json.")]
     [InlineData("--nonsense", "1", "--nonsense")]
     public async Task AWrongValueIsNamedWithWhatIsAllowed(string option, string value, string message)
     {
@@ -42,7 +43,7 @@ public sealed class CommandLineTests
         (int exit, string output, _) = await SampleProcess.RunAsync("--help");
         Assert.Equal(0, exit);
         foreach (string option in (string[])["--vcpus", "--memory", "--page-size", "--memory-kind", "--seed", "--bandwidth", "--report", "--report-file",
-            "--hash-file", "--listen", "--timeout"])
+            "--hash-file", "--timeline", "--listen", "--timeout"])
         {
             Assert.Contains(option + " ", output, StringComparison.Ordinal);
         }

@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
 
@@ -79,6 +80,22 @@ public abstract class MigrationChannel : IDisposable
 
     /// <summary>True when nothing can be received now, not even the end. Any thread; false when this side has closed it.</summary>
     internal abstract bool IsSilent { get; }
+
+    /// <summary>The host at the other end; null when it is this one over a Unix socket, or not known.</summary>
+    internal IPAddress? PeerAddress { get; private protected init; }
+
+    /// <summary>The peer's address of a socket that is connected still.</summary>
+    internal static IPAddress? AddressOf(Socket? socket)
+    {
+        try
+        {
+            return (socket?.RemoteEndPoint as IPEndPoint)?.Address;
+        }
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
+        {
+            return null;
+        }
+    }
 
     /// <summary>True while a thread is inside <see cref="Receive"/>: not merely busy with what it got.</summary>
     internal bool IsReceiving => Volatile.Read(ref _receiving);

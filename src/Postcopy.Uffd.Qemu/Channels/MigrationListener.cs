@@ -10,14 +10,15 @@ namespace Postcopy.Uffd.Qemu;
 /// </summary>
 public sealed class MigrationListener : IDisposable
 {
-    private const int Backlog = 16;
+    // A full one drops the next SYN, which comes again a second later.
+    private const int Backlog = 512;
     private const int MostHandshakes = 64;
 
     private readonly Socket _socket;
     private readonly MigrationListenerOptions _options;
     private readonly string? _file;
     private readonly CancellationTokenSource _closed = new();
-    private readonly List<Task<MigrationChannel?>> _handshakes = [];
+    private readonly List<Handshake> _handshakes = [];
     private Task<Socket>? _accepting;
 
     private MigrationListener(Socket socket, MigrationListenerOptions options, string? file)
@@ -67,7 +68,8 @@ public sealed class MigrationListener : IDisposable
 
     /// <summary>
     /// Waits for the next connection. TLS handshakes go on beside each other: who says nothing in his, or fails it, is closed
-    /// and keeps nobody out. One call at a time.
+    /// and keeps nobody out: with 64 at once the next one takes the place of the oldest of the host that has most of them.
+    /// One call at a time.
     /// </summary>
     /// <param name="cancellationToken">Gives up the wait.</param>
     public async ValueTask<MigrationChannel> AcceptAsync(CancellationToken cancellationToken = default)
@@ -82,28 +84,33 @@ public sealed class MigrationListener : IDisposable
             // Kept over calls: a cancelled wait must not lose the connection that comes next.
             _accepting ??= _socket.AcceptAsync(_closed.Token).AsTask();
 
-            // With that many at once the strangers wait in the backlog until one has ended.
-            List<Task> first = [.. _handshakes];
-            if (_handshakes.Count < MostHandshakes)
-            {
-                first.Add(_accepting);
-            }
-
-            Task done = await Task.WhenAny(first).WaitAsync(cancellationToken).ConfigureAwait(false);
+            Task done = await Task.WhenAny([_accepting, .. _handshakes.Select(h => h.Result)]).WaitAsync(cancellationToken).ConfigureAwait(false);
             if (done == _accepting)
             {
                 Task<Socket> accepted = _accepting;
                 _accepting = null;
-                _handshakes.Add(SecureAsync(Prepared(await accepted.ConfigureAwait(false))));
+                MakeRoom();
+                _handshakes.Add(new Handshake(this, Prepared(await accepted.ConfigureAwait(false))));
+                continue;
             }
-            else if (done is Task<MigrationChannel?> handshake)
+
+            int index = _handshakes.FindIndex(h => h.Result == done);
+            Task<MigrationChannel?> result = _handshakes[index].Result;
+            _handshakes.RemoveAt(index);
+            if (await result.ConfigureAwait(false) is { } channel)
             {
-                _ = _handshakes.Remove(handshake);
-                if (await handshake.ConfigureAwait(false) is { } channel)
-                {
-                    return channel;
-                }
+                return channel;
             }
+        }
+    }
+
+    /// <summary>A real source is through its handshake in milliseconds: who has been at it for longest is none.</summary>
+    private void MakeRoom()
+    {
+        List<Handshake> open = _handshakes.FindAll(h => !h.IsGivenUp && !h.Result.IsCompleted);
+        if (open.Count >= MostHandshakes)
+        {
+            open.GroupBy(h => h.Peer).MaxBy(g => g.Count())!.First().GiveUp();
         }
     }
 
@@ -128,20 +135,46 @@ public sealed class MigrationListener : IDisposable
         return socket;
     }
 
-    private async Task<MigrationChannel?> SecureAsync(Socket socket)
+    /// <summary>One connection on its way through TLS.</summary>
+    private sealed class Handshake
     {
-        using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(_closed.Token);
-        patience.CancelAfter(_options.HandshakeTimeout);
-        SslStream tls = new(new NetworkStream(socket, ownsSocket: true));
-        try
+        private readonly Socket _socket;
+
+        internal Handshake(MigrationListener listener, Socket socket)
         {
-            await tls.AuthenticateAsServerAsync(_options.Tls!, patience.Token).ConfigureAwait(false);
-            return MigrationChannel.FromStream(tls, socket);
+            _socket = socket;
+            Peer = MigrationChannel.AddressOf(socket);
+            Result = SecureAsync(listener._options, listener._closed.Token);
         }
-        catch (Exception e) when (e is AuthenticationException or IOException or OperationCanceledException)
+
+        internal IPAddress? Peer { get; }
+
+        internal bool IsGivenUp { get; private set; }
+
+        /// <summary>The channel; null when there will be none.</summary>
+        internal Task<MigrationChannel?> Result { get; }
+
+        internal void GiveUp()
         {
-            await tls.DisposeAsync().ConfigureAwait(false);
-            return null;
+            IsGivenUp = true;
+            _socket.Dispose();
+        }
+
+        private async Task<MigrationChannel?> SecureAsync(MigrationListenerOptions options, CancellationToken closed)
+        {
+            using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(closed);
+            patience.CancelAfter(options.HandshakeTimeout);
+            SslStream tls = new(new NetworkStream(_socket, ownsSocket: true));
+            try
+            {
+                await tls.AuthenticateAsServerAsync(options.Tls!, patience.Token).ConfigureAwait(false);
+                return MigrationChannel.FromStream(tls, _socket);
+            }
+            catch (Exception e) when (e is AuthenticationException or IOException or OperationCanceledException or ObjectDisposedException)
+            {
+                await tls.DisposeAsync().ConfigureAwait(false);
+                return null;
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         _socket = socket;
         _quickAck = socket.ProtocolType == ProtocolType.Tcp;
         _handle = socket.SafeHandle;
+        PeerAddress = AddressOf(socket);
     }
 
     public override bool CanTrySend => true;

@@ -15,6 +15,7 @@ internal sealed class StreamChannel : MigrationChannel
     {
         _stream = stream;
         _transport = transport;
+        PeerAddress = AddressOf(transport);
     }
 
     public override bool CanTrySend => false;

@@ -8,11 +8,15 @@ internal sealed class ChannelPlacer : IDisposable
 {
     private readonly StagingWindow _window;
     private readonly HostPageAssembler _assembler;
+    private readonly HostPageParts? _parts;
     private RamBlock? _spoiled;
     private long _spoiledEnd;
 
-    internal ChannelPlacer(PostcopyPlacer placer)
+    /// <param name="placer">Where the pages go.</param>
+    /// <param name="parts">On a resumed link: where its channels put huge pages together. Null on the first one.</param>
+    internal ChannelPlacer(PostcopyPlacer placer, HostPageParts? parts)
     {
+        _parts = parts;
         _window = placer.CreateWindow();
         _assembler = placer.CreateAssembler();
     }
@@ -21,17 +25,29 @@ internal sealed class ChannelPlacer : IDisposable
     internal bool IsFull => _window.IsFull;
 
     /// <summary>Takes a target page; small ones are placed by the next flush.</summary>
-    internal void Add(RamBlock block, long offset, nuint data)
+    /// <returns>False: nothing was taken, too many host pages of a resumed link are in parts.</returns>
+    internal bool TryAdd(RamBlock block, long offset, nuint data)
     {
         if (block.PageSize.Bytes == HostPageAssembler.TargetPageBytes)
         {
             _window.Add(block, offset, data);
-            return;
+            return true;
         }
 
         if (IsSpoiled(block, offset))
         {
-            return;
+            return true;
+        }
+
+        if (_parts is not null)
+        {
+            bool taken = _parts.TryAdd(block, offset, data, out PlaceResult? placed);
+            if (placed is { } whole)
+            {
+                Check(whole);
+            }
+
+            return taken;
         }
 
         AssemblyOutcome outcome = data == 0
@@ -46,6 +62,8 @@ internal sealed class ChannelPlacer : IDisposable
                 throw new QemuIncomingException(
                     $"The target page at offset 0x{offset:x} of RAM block '{block.Name}' does not continue its host page of {block.PageSize}.", sourceMayResume: false);
         }
+
+        return true;
     }
 
     /// <summary>A target page that must not be used: the host page it belongs to is left out.</summary>
@@ -63,6 +81,7 @@ internal sealed class ChannelPlacer : IDisposable
         }
 
         _assembler.Reset();
+        _parts?.Forget(block, block.PageSize.AlignDown(offset));
         _spoiledEnd = block.PageSize.AlignDown(offset) + block.PageSize.Bytes;
         _spoiled = offset + HostPageAssembler.TargetPageBytes == _spoiledEnd ? null : block;
         return true;

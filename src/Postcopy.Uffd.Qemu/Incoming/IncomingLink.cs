@@ -10,13 +10,18 @@ internal sealed class IncomingLink
     private int _threads = 1;
     private long _received = -1;
     private long _stillSince;
+    private readonly RequestWatch _requests = new();
 
-    internal IncomingLink(MigrationChannel main, long number, bool active)
+    /// <param name="main">The main connection.</param>
+    /// <param name="number">See <see cref="Number"/>.</param>
+    /// <param name="parts">See <see cref="Parts"/>.</param>
+    internal IncomingLink(MigrationChannel main, long number, HostPageParts? parts = null)
     {
+        Parts = parts;
         Number = number;
         Main = main;
         Writer = new ReturnPathWriter(main);
-        Active = active;
+        Active = parts is null;
     }
 
     internal MigrationChannel Main { get; }
@@ -25,6 +30,9 @@ internal sealed class IncomingLink
     internal long Number { get; }
 
     internal ReturnPathWriter Writer { get; }
+
+    /// <summary>On a resumed link: its huge pages that are not whole yet. Null on the first one.</summary>
+    internal HostPageParts? Parts { get; }
 
     /// <summary>Requests may go out and urgent pages may come: from the beginning, or after RESUME_ACK.</summary>
     internal bool Active { get; set; }
@@ -68,9 +76,20 @@ internal sealed class IncomingLink
         _ = _urgent.Remove(channel);
         if (--_threads == 0)
         {
+            Parts?.Dispose();
             Over.Set();
         }
     }
+
+    /// <summary>An urgent channel has spoken, and is there still.</summary>
+    internal bool HasUrgent => _urgent.Count > 0;
+
+    /// <summary>
+    /// True when a page has been asked for that long ago and nothing came on the urgent channel since, whatever comes on the
+    /// main one. Called now and then.
+    /// </summary>
+    internal bool UrgentStandsStill(TimeProvider clock, TimeSpan timeout, IReadOnlyList<RamBlock> blocks) =>
+        _requests.Look(clock.GetTimestamp(), clock, blocks, _urgent.Sum(c => c.ReceivedBytes)) >= timeout;
 
     /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
     internal bool StandsStill(TimeProvider clock, TimeSpan timeout)

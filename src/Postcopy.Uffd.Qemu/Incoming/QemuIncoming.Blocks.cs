@@ -10,7 +10,7 @@ public sealed partial class QemuIncoming
         {
             if (!_destination.Blocks.TryFind(wanted.Name, out RamBlock? block))
             {
-                block = _destination.Blocks.Add((_options.CreateBlock ?? DefaultBlock)(wanted));
+                block = _destination.Blocks.Add(_options.CreateBlock?.Invoke(wanted) ?? DefaultBlock(wanted));
             }
 
             if (block.UsedLength != wanted.Length || block.PageSize.Bytes != wanted.PageSize)
@@ -32,7 +32,7 @@ public sealed partial class QemuIncoming
         _blocks = blocks;
     }
 
-    private RamBlockSpec DefaultBlock(StreamRamBlock wanted) => new()
+    private static RamBlockSpec DefaultBlock(StreamRamBlock wanted) => new()
     {
         Name = wanted.Name,
         Memory = GuestMemory.Allocate(new GuestMemoryOptions

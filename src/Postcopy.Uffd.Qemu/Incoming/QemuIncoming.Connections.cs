@@ -12,6 +12,7 @@ public sealed partial class QemuIncoming
     private long _earlierRequests;
     private long _lost;
     private bool _confirmed;
+    private MigrationChannel? _multifd;
 
     /// <summary>An accepted connection; <c>_lock</c> guards what changes.</summary>
     private sealed class Connection(MigrationChannel channel, long number)
@@ -24,6 +25,9 @@ public sealed partial class QemuIncoming
         /// <summary>It is a main or an urgent connection, not one that has said nothing yet.</summary>
         internal bool HasRole { get; set; }
 
+        /// <summary>It is on its way out to make room; its thread has not seen it yet.</summary>
+        internal bool IsEvicted { get; set; }
+
         /// <summary>It came for a link that is gone: neither its pages nor its end belong to the next one.</summary>
         internal bool IsOld { get; set; }
     }
@@ -31,12 +35,14 @@ public sealed partial class QemuIncoming
     private void Serve(Connection connection)
     {
         MigrationChannel channel = connection.Channel;
+        QemuStreamReader? reader = null;
         try
         {
-            using QemuStreamReader reader = new(channel, _stream, _options.Stream);
+            reader = new QemuStreamReader(channel, _stream, _options.Stream);
             switch (reader.Detect())
             {
                 case StreamKind.Main when TryBecomeMain(connection) is { } link:
+                    RefuseMultifd();
                     RunMain(link, reader, StreamRecordKind.None);
                     break;
                 case StreamKind.Recovery when reader.ReadNext() is var first && TryTakeOver(connection, first) is { } link:
@@ -54,7 +60,19 @@ public sealed partial class QemuIncoming
         }
         catch (MigrationStreamException) when (!connection.HasRole)
         {
-            // A stranger.
+            // A stranger, or a source's multifd channel.
+            if (reader!.IsMultifd)
+            {
+                lock (_lock)
+                {
+                    _multifd = channel;
+                }
+
+                RefuseMultifd();
+
+                // Closed at once it could take the main connection along before that one has said what it is.
+                _ = _stop.Token.WaitHandle.WaitOne(s_lastWord);
+            }
         }
         catch (Exception e)
         {
@@ -67,6 +85,7 @@ public sealed partial class QemuIncoming
                 _ = _connections.Remove(connection);
             }
 
+            reader?.Dispose();
             channel.Dispose();
         }
     }
@@ -81,8 +100,26 @@ public sealed partial class QemuIncoming
             }
 
             connection.HasRole = true;
-            return _link = new IncomingLink(connection.Channel, connection.Number, active: true);
+            return _link = new IncomingLink(connection.Channel, connection.Number);
         }
+    }
+
+    /// <summary>
+    /// The pages of the precopy passes would come over channels of their own. Said as soon as the main connection and one
+    /// of those are here, from the same host: 7.2 waits for ever for what it can neither send nor see fail.
+    /// </summary>
+    private void RefuseMultifd()
+    {
+        lock (_lock)
+        {
+            if (_multifd is null || _link is null || _stream.Phase >= StreamPhase.Running || !Equals(_multifd.PeerAddress, _link.Main.PeerAddress))
+            {
+                return;
+            }
+        }
+
+        Fail(new QemuIncomingException(
+            "The source sends pages over multifd channels, which are not taken: migrate_set_capability multifd off at the source, and migrate again.", sourceMayResume: true));
     }
 
     /// <summary>
@@ -137,7 +174,7 @@ public sealed partial class QemuIncoming
                     connection.HasRole = true;
                     StopRecoverTimerLocked();
                     MarkOldLocked(connection);
-                    return _link = new IncomingLink(connection.Channel, connection.Number, active: false);
+                    return _link = new IncomingLink(connection.Channel, connection.Number, new HostPageParts(_destination.Placer, old.Parts));
                 }
             }
         }
@@ -174,11 +211,32 @@ public sealed partial class QemuIncoming
         }
     }
 
+    /// <summary>
+    /// A source that comes back must not find the door blocked by those who never said what they are. But one of them may be the
+    /// urgent channel, silent until its first page. It comes from where the main connection comes from, so first goes the
+    /// oldest from elsewhere or of a lost link; then, once the urgent channel has spoken, the oldest; and the newest else,
+    /// because QEMU opens it close to the main connection or at the switch, and opens no second.
+    /// </summary>
+    private void MakeRoomLocked()
+    {
+        List<Connection> silent = _connections.FindAll(c => !c.HasRole && !c.IsEvicted);
+        IncomingLink? link = _link is { Ended: false } ? _link : null;
+        Connection? victim = link is null
+            ? silent.FirstOrDefault()
+            : silent.Find(c => c.IsOld || !Equals(c.Channel.PeerAddress, link.Main.PeerAddress))
+                ?? (link.HasUrgent ? silent.FirstOrDefault() : silent.LastOrDefault());
+        if (victim is not null)
+        {
+            victim.IsEvicted = true;
+            victim.Channel.Abort();
+        }
+    }
+
     private void SilentEnded(Connection connection, MigrationConnectionException why)
     {
         lock (_lock)
         {
-            if (_options.Preempt && !connection.IsOld && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
+            if (_options.Preempt && !connection.IsOld && !connection.IsEvicted && why.StreamOffset == 0 && _link is { HadUrgent: false } link)
             {
                 UrgentLostLocked(link, why);
             }
@@ -190,7 +248,7 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
-            using ChannelPlacer placer = new(_destination.Placer);
+            using ChannelPlacer placer = new(_destination.Placer, link.Parts);
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {

@@ -8,7 +8,7 @@ public sealed partial class QemuIncoming
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
         ReturnPathWriter writer = link.Writer;
-        using ChannelPlacer placer = new(_destination.Placer);
+        using ChannelPlacer placer = new(_destination.Placer, link.Parts);
         using DiscardCheck discards = new();
         byte[] delta = [];
         StreamRecordKind kind = first == StreamRecordKind.None ? reader.ReadNext() : first;
@@ -90,7 +90,12 @@ public sealed partial class QemuIncoming
         {
             while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage && !placer.IsFull)
             {
-                placer.Add(_blocks[reader.Block!.Index], reader.PageOffset, kind == StreamRecordKind.Page ? reader.Data : 0);
+                if (!placer.TryAdd(_blocks[reader.Block!.Index], reader.PageOffset, kind == StreamRecordKind.Page ? reader.Data : 0))
+                {
+                    throw new MigrationStreamException(
+                        reader.StreamOffset, QemuWire.RamSectionName, $"at most {HostPageParts.MostOpen} host pages in parts", $"one more, block '{reader.Block.Name}' offset 0x{reader.PageOffset:x}");
+                }
+
                 pages++;
                 zeros += kind == StreamRecordKind.ZeroPage ? 1 : 0;
                 kind = reader.TryReadBuffered();

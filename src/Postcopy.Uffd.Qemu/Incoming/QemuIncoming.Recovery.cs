@@ -36,6 +36,8 @@ public sealed partial class QemuIncoming
             {
                 AwaitRecoveryLocked(link);
             }
+
+            _failing |= final is not null;
         }
 
         link.Writer.Dispose();
@@ -87,7 +89,7 @@ public sealed partial class QemuIncoming
                 ? "after the package, before the point of no return"
                 : $"before the switch, in phase {_stream.Phase}";
             return ended is MigrationStreamException
-                ? ended
+                ? new QemuIncomingException($"{ended.Message} {WhoHasTheGuest(ended)}", true, ended)
                 : new QemuIncomingException($"The connection was lost {phase}: {ended.Message} {WhoHasTheGuest(ended)}", true, ended);
         }
 
@@ -196,6 +198,13 @@ public sealed partial class QemuIncoming
             {
                 link.Lose(new MigrationConnectionException(
                     ConnectionLossReason.TimedOut, $"Nothing was received for {_options.StallTimeout.TotalSeconds:0.###} s (StallTimeout)."));
+            }
+            else if (link.Active && (_options.Preempt || link.HasUrgent)
+                && link.UrgentStandsStill(_options.TimeProvider, _options.StallTimeout, _destination.Blocks.Blocks))
+            {
+                link.Lose(new MigrationConnectionException(
+                    ConnectionLossReason.TimedOut,
+                    $"Nothing was received on the urgent channel for {_options.StallTimeout.TotalSeconds:0.###} s while pages were asked for (StallTimeout)."));
             }
             else if (link.Writer.IsBroken)
             {

@@ -37,6 +37,9 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private bool _disposed;
     private bool _started;
     private bool _over;
+
+    // The last link ended for a reason that is about to be told.
+    private bool _failing;
     private bool _pointOfNoReturn;
     private bool _mainEnded;
     private bool _guestRuns;
@@ -82,8 +85,10 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     /// <param name="accept">Waits for the next connection, and goes on being called: for the urgent channel, for recovery.</param>
     /// <param name="cancellationToken">Gives up; the source is told, and missing pages stay missing.</param>
     /// <returns>The report of the destination.</returns>
-    /// <exception cref="QemuIncomingException">It failed; the message says in which phase and what is missing.</exception>
-    /// <exception cref="MigrationStreamException">The source sent something malformed before the switch.</exception>
+    /// <exception cref="QemuIncomingException">
+    /// It failed, whatever the reason; the message says in which phase and what is missing. With malformed bytes
+    /// <see cref="QemuIncomingException.StreamError"/> says where they are and what was expected.
+    /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     /// <exception cref="InvalidOperationException">It was called before.</exception>
     public async Task<CompletionReport> RunAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept, CancellationToken cancellationToken = default)
@@ -115,6 +120,18 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             lock (_lock)
             {
                 return _connections.Count;
+            }
+        }
+    }
+
+    /// <summary>Host pages of which the end came before the beginning. For tests.</summary>
+    internal long SplitHostPages
+    {
+        get
+        {
+            lock (_lock)
+            {
+                return _link?.Parts?.EndsFirst ?? 0;
             }
         }
     }
@@ -195,7 +212,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         lock (_lock)
         {
             _acceptFailed = why;
-            if (_link is { Ended: false })
+            if (_link is { Ended: false } || _failing)
             {
                 return;
             }
@@ -218,8 +235,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
 
             if (_connections.Count >= MostConnections)
             {
-                // The oldest that never said what it is: a source that comes back must not find the door blocked.
-                _connections.Find(c => !c.HasRole)?.Channel.Abort();
+                MakeRoomLocked();
             }
 
             Connection connection = new(channel, ++_accepted);
@@ -266,6 +282,9 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         ReturnPathWriter? writer;
         lock (_lock)
         {
+            why = why is QemuIncomingException or OperationCanceledException
+                ? why
+                : new QemuIncomingException($"The migration failed in phase {_stream.Phase}: {why.Message}", sourceMayResume: !_pointOfNoReturn, why);
             if (_over || !_result.TrySetException(why))
             {
                 return;

@@ -12,6 +12,9 @@ public sealed class QemuIncomingException : Exception
         SourceMayResume = sourceMayResume;
     }
 
+    /// <summary>What the source sent that it must not, and where; null when something else was the reason.</summary>
+    public MigrationStreamException? StreamError => InnerException as MigrationStreamException;
+
     /// <summary>True when the guest never ran here, so that the source may let it go on there.</summary>
     public bool SourceMayResume { get; }
 }

@@ -7,10 +7,10 @@ public sealed record QemuIncomingOptions
     public QemuStreamOptions Stream { get; init; } = new();
 
     /// <summary>
-    /// Says what memory a block of the source's list gets. Null: blocks that the host added to the destination are
-    /// matched by name, and the others get anonymous memory, or hugetlb for huge pages. Called on a connection's thread.
+    /// Says what memory a block of the source's list gets that the host did not add to the destination itself (those are
+    /// matched by name). Null, here or as answer: anonymous memory, or hugetlb for huge pages. Called on a connection's thread.
     /// </summary>
-    public Func<StreamRamBlock, RamBlockSpec>? CreateBlock { get; init; }
+    public Func<StreamRamBlock, RamBlockSpec?>? CreateBlock { get; init; }
 
     /// <summary>
     /// Takes the device state, before the guest may run. When it throws, the source is told that the migration failed;
@@ -23,8 +23,9 @@ public sealed record QemuIncomingOptions
     public Action? OnRunning { get; init; }
 
     /// <summary>
-    /// How long the main connection may stand still after the point of no return before it counts as lost, and pages may
-    /// stay away after the stream's end; the default is 30 s. Before, the source may be silent for as long as it likes.
+    /// How long the main connection may stand still after the point of no return before it counts as lost, the urgent
+    /// channel be silent while a page is asked for, and pages stay away after the stream's end; the default is 30 s. Before,
+    /// the source may be silent for as long as it likes.
     /// </summary>
     public TimeSpan StallTimeout { get; init; } = TimeSpan.FromSeconds(30);
 

@@ -43,6 +43,9 @@ public sealed class MigrationStreamState
     /// <summary>A page came with a checksum: from now on all must.</summary>
     internal bool HasChecksums { get; set; }
 
+    /// <summary>A second main connection came: from now on a host page may come in two parts.</summary>
+    internal bool IsResumed { get; set; }
+
     internal int GrowingCount => _growing.Count;
 
     /// <summary>Finds a block of the complete list by its name.</summary>

@@ -1,13 +1,12 @@
-using System.IO.Compression;
 using System.Runtime.InteropServices;
 
 namespace Postcopy.Uffd.Qemu;
 
 /// <summary>Unpacks COMPRESS_PAGE records into native pages that stay valid as long as the receive buffer is not refilled.</summary>
-/// <remarks>The zlib stream object is made anew for each page: the runtime offers no way to reset one.</remarks>
 internal sealed unsafe class PageUnpacker : IDisposable
 {
     private const int Pages = 64;
+    private readonly ZlibInflater _inflater = new();
     private readonly int _pageSize;
     private byte* _base;
     private int _used;
@@ -29,21 +28,9 @@ internal sealed unsafe class PageUnpacker : IDisposable
     internal nuint? TryUnpack(nuint source, int length)
     {
         byte* page = _base + ((long)_used * _pageSize);
-        try
-        {
-            // SAFETY: the caller gives length bytes of the receive buffer, valid during this call.
-            using UnmanagedMemoryStream packed = new((byte*)source, length);
-            using ZLibStream zlib = new(packed, CompressionMode.Decompress);
-            // SAFETY: one page of the arena; _used < Pages is the caller's to see to (IsFull).
-            Span<byte> into = new(page, _pageSize);
-            int got = zlib.ReadAtLeast(into, _pageSize, throwOnEndOfStream: false);
-            Span<byte> oneMore = stackalloc byte[1];
-            if (got != _pageSize || zlib.Read(oneMore) != 0)
-            {
-                return null;
-            }
-        }
-        catch (InvalidDataException)
+        // SAFETY: the caller gives length bytes of the receive buffer, valid during this call; the page is one of the arena's,
+        // and _used < Pages is the caller's to see to (IsFull).
+        if (!_inflater.TryInflate(new ReadOnlySpan<byte>((byte*)source, length), new Span<byte>(page, _pageSize)))
         {
             return null;
         }

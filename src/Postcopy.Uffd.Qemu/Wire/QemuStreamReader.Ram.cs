@@ -55,7 +55,7 @@ public sealed partial class QemuStreamReader
             return StreamRecordKind.None;
         }
 
-        if (_sequence.IsOpen)
+        if (!_sequence.TryEndEarly(_state.IsResumed))
         {
             throw Malformed(0, Ram, $"the rest of the host page, {_sequence.Describe()}", "the end of the urgent channel");
         }
@@ -115,7 +115,7 @@ public sealed partial class QemuStreamReader
 
         if (_state.Phase == StreamPhase.Running || _kind == StreamKind.Urgent)
         {
-            if (_sequence.Accept(block, (long)offset, _state.TargetPageSize) is { } expected)
+            if (_sequence.Accept(block, (long)offset, _state.TargetPageSize, _state.IsResumed) is { } expected)
             {
                 throw Malformed(0, Ram, expected, $"block '{block.Name}' offset 0x{offset:x}");
             }

@@ -174,7 +174,7 @@ public sealed partial class QemuStreamReader
             throw Malformed(0, null, "the end of the ram section before EOF", "EOF");
         }
 
-        if (_sequence.IsOpen)
+        if (!_sequence.TryEndEarly(_state.IsResumed))
         {
             throw Malformed(0, QemuWire.RamSectionName, $"the rest of the host page, {_sequence.Describe()}", "EOF");
         }

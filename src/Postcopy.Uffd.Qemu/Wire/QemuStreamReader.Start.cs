@@ -9,6 +9,9 @@ public sealed partial class QemuStreamReader
     private const int UuidSeen = 4;
     private int _subsectionsSeen;
 
+    /// <summary>The connection began as a channel of the capability multifd, and was refused.</summary>
+    internal bool IsMultifd { get; private set; }
+
     private bool StartConnection()
     {
         // The shortest beginning is a command without payload (five bytes); a RAM record has eight.
@@ -19,6 +22,7 @@ public sealed partial class QemuStreamReader
 
         WireReader reader = new(_buffer.Peek(sizeof(uint)), _buffer.Offset, "header");
         uint first = reader.ReadUInt32("magic");
+        IsMultifd = first == QemuWire.MultifdMagic;
         StreamKind found = first switch
         {
             QemuWire.FileMagic => StreamKind.Main,
@@ -50,6 +54,7 @@ public sealed partial class QemuStreamReader
                 _step = Step.Configuration;
                 break;
             case StreamKind.Recovery:
+                _state.IsResumed = true;
                 _step = Step.Record;
                 break;
             default:

@@ -51,6 +51,9 @@ public static class QemuWire
     /// <summary>The target page of every target with 4 KiB pages; other targets announce theirs in the configuration.</summary>
     public const int DefaultTargetPageBits = 12;
 
+    /// <summary>How a channel of the capability multifd begins.</summary>
+    internal const uint MultifdMagic = 0x11223344;
+
     /// <summary>The u8 version that starts the payload of a discard command.</summary>
     internal const byte DiscardVersion = 0;
 

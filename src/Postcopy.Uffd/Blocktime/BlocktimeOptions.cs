@@ -33,7 +33,10 @@ public sealed class BlocktimeOptions
     /// <summary>How many open faults of threads that are no vCPUs are measured at once, 1 to 4096; further ones are counted.</summary>
     public int OtherCapacity { get; init; } = 256;
 
-    /// <summary>How many blocked intervals the timeline keeps; what comes later is counted. 0 switches it off.</summary>
+    /// <summary>
+    /// How many blocked intervals the timeline keeps, up to 16 777 216; what comes later is counted. 0 switches it off. The
+    /// memory, 48 bytes for each, is taken when the tracker is built: a million is 48 MB.
+    /// </summary>
     public int TimelineCapacity { get; init; } = 4096;
 
     internal void Validate()

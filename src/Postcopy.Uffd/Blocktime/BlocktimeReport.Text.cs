@@ -28,7 +28,7 @@ public sealed partial class BlocktimeReport
     private static void Line(StringBuilder text, FormattableString line) => text.Append(line.ToString(CultureInfo.InvariantCulture)).Append('\n');
 
     // Four digits at most before the unit: a column of times reads at a glance.
-    private static string Time(long nanoseconds)
+    internal static string Time(long nanoseconds)
     {
         (double value, string unit) = nanoseconds switch
         {

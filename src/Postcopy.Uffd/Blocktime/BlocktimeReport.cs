@@ -87,4 +87,10 @@ public sealed partial class BlocktimeReport
 
     /// <summary>How many intervals the timeline had no room for.</summary>
     public long TimelineDropped { get; internal init; }
+
+    /// <summary>When all vCPUs that count were blocked at once, as far as the recorder had room; in order of time.</summary>
+    public required IReadOnlyList<OverlapInterval> Overlaps { get; init; }
+
+    /// <summary>How many of those it had no room for.</summary>
+    public long OverlapsDropped { get; internal init; }
 }

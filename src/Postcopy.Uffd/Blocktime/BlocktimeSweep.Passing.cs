@@ -131,23 +131,6 @@ internal sealed partial class BlocktimeSweep
         }
     }
 
-    private void Draw(int slot, long start, long end, bool open)
-    {
-        if (start == end)
-        {
-            return;
-        }
-
-        if (TimelineCount < Timeline.Length)
-        {
-            Timeline[TimelineCount++] = new BlockedInterval(slot, start, end, open);
-        }
-        else
-        {
-            TimelineDropped++;
-        }
-    }
-
     private void Apply(ControlEvent change)
     {
         NoteLate(change.At);
@@ -246,6 +229,7 @@ internal sealed partial class BlocktimeSweep
             if (allStill)
             {
                 Total += length;
+                DrawOverlap(_position, time);
             }
 
             if (!_linkUp)

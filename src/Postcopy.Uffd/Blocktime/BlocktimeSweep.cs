@@ -13,6 +13,7 @@ internal sealed partial class BlocktimeSweep
     private readonly VcpuSlot[] _slots;
     private readonly SlotSweep[] _states;
     private readonly IdleSlots _idlePolicy;
+    private readonly int _timelineCapacity;
 
     // The slots with an event up to the horizon, by time: a binary heap of slot numbers beside their times.
     private readonly int[] _heap;
@@ -40,11 +41,13 @@ internal sealed partial class BlocktimeSweep
         _states = new SlotSweep[slots.Length];
         _heap = new int[slots.Length];
         _times = new long[slots.Length];
+        _timelineCapacity = timelineCapacity;
         Timeline = new BlockedInterval[timelineCapacity];
+        Overlaps = new OverlapInterval[timelineCapacity];
         Latency = new LatencyHistogram();
     }
 
-    private BlocktimeSweep(BlocktimeSweep from, int slotCount)
+    private BlocktimeSweep(BlocktimeSweep from, int slotCount, bool timeline)
     {
         _slots = from._slots;
         _idlePolicy = from._idlePolicy;
@@ -68,9 +71,16 @@ internal sealed partial class BlocktimeSweep
         Latency = from.Latency.Clone();
         ReadDelay = from.ReadDelay;
         StampDelay = from.StampDelay;
-        Timeline = (BlockedInterval[])from.Timeline.Clone();
-        TimelineCount = from.TimelineCount;
         TimelineDropped = from.TimelineDropped;
+        OverlapsDropped = from.OverlapsDropped;
+
+        // Only what is filled: a capacity of a million is 48 MB. What is still open grows it.
+        HasTimeline = timeline;
+        _timelineCapacity = timeline ? from._timelineCapacity : 0;
+        TimelineCount = timeline ? from.TimelineCount : 0;
+        OverlapCount = timeline ? from.OverlapCount : 0;
+        Timeline = from.Timeline.AsSpan(0, TimelineCount).ToArray();
+        Overlaps = from.Overlaps.AsSpan(0, OverlapCount).ToArray();
     }
 
     internal long Total { get; private set; }
@@ -89,17 +99,26 @@ internal sealed partial class BlocktimeSweep
 
     internal DelayCounter StampDelay;
 
-    internal BlockedInterval[] Timeline { get; }
+    /// <summary>Whether a reading's copy has the intervals.</summary>
+    internal bool HasTimeline { get; } = true;
+
+    internal BlockedInterval[] Timeline { get; private set; }
 
     internal int TimelineCount { get; private set; }
 
     internal long TimelineDropped { get; private set; }
 
+    internal OverlapInterval[] Overlaps { get; private set; }
+
+    internal int OverlapCount { get; private set; }
+
+    internal long OverlapsDropped { get; private set; }
+
     internal int EventsPending => _eventCount - _eventHead;
 
     internal ref readonly SlotSweep State(int slot) => ref _states[slot];
 
-    internal BlocktimeSweep Copy(int slotCount) => new(this, slotCount);
+    internal BlocktimeSweep Copy(int slotCount, bool timeline) => new(this, slotCount, timeline);
 
     /// <summary>Files a control event in order of time; equal times keep their order.</summary>
     internal void AddEvent(ControlEvent added)

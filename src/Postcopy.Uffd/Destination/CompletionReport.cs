@@ -17,4 +17,7 @@ public sealed record CompletionReport
 
     /// <summary>How long the guest stood still; null when blocktime was off.</summary>
     public BlocktimeReport? Blocktime { get; init; }
+
+    /// <summary>Bytes placed over time, as <see cref="PostcopyDestination.PlacementSamples"/> has them.</summary>
+    public IReadOnlyList<PlacementSample> PlacementSamples { get; init; } = [];
 }

@@ -93,6 +93,8 @@ public sealed partial class PostcopyDestination
             {
                 EnterLocked(missing > 0 ? PostcopyState.Failed : PostcopyState.End);
             }
+
+            EndActivityLocked(null, missing > 0 ? $"closed with {missing} pages missing ({policy})" : State == PostcopyState.Failed ? "failed" : null);
         }
 
         // Not under the lock: the control thread may be waiting for it.
@@ -129,6 +131,7 @@ public sealed partial class PostcopyDestination
             RestoreMemoryLocked();
             Blocks.Thaw();
             EnterLocked(PostcopyState.End);
+            NoteProgress(last: true);
             CompletionReport report = new()
             {
                 TotalBytes = Blocks.TotalLength,
@@ -136,9 +139,11 @@ public sealed partial class PostcopyDestination
                 Placement = Placer.Statistics,
                 Faults = _reader.Statistics,
                 Blocktime = Blocktime?.Snapshot(),
+                PlacementSamples = PlacementSamples,
             };
             Log.Completed(_logger, report.TotalBytes, duration, report.Faults.Requests);
-            PostcopyEventSource.Log.Completed(report.TotalBytes, (long)duration.TotalMilliseconds);
+            PostcopyEventSource.Log.Completed(Vm, report.TotalBytes, (long)duration.TotalMilliseconds);
+            EndActivityLocked(report, null);
             return report;
         }
     }

@@ -16,6 +16,11 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
     private const long LongestTick = 100;
 
+    // How finely the timeline knows the placement rate, in milliseconds.
+    private const long SeriesTick = 20;
+
+    private readonly PlacementSeries? _series;
+
     private StuckFaultWatch? _stuckFaults;
 
     private Thread? _control;
@@ -206,8 +211,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
             // What is settled is added up here, so that the fault path has to do it less often.
             Blocktime?.Fold();
-            PlacementStatistics placed = Placer.Statistics;
-            Rate.Sample(placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes);
+            NoteProgress(last: false);
+            Trace(Placer.Statistics);
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -229,13 +234,15 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
         }
 
+        // The fault thread has ended: what it left is the last.
+        Trace(Placer.Statistics);
         FailWaiters(new ObjectDisposedException(nameof(PostcopyDestination)));
     }
 
     private unsafe void WaitForKick()
     {
         Libc.PollFd poll = new() { fd = _controlKick.Descriptor, events = Libc.POLLIN };
-        long tick = Math.Min((long)_alarms.Interval.TotalMilliseconds, LongestTick);
+        long tick = Math.Min((long)_alarms.Interval.TotalMilliseconds, _series is null ? LongestTick : SeriesTick);
         if (StuckFaultWatch.IsOn(_options.StuckFaultCheck))
         {
             tick = Math.Min(tick, (long)_options.StuckFaultCheck.TotalMilliseconds);
@@ -247,6 +254,18 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         {
             _controlKick.Drain();
         }
+    }
+
+    private void NoteProgress(bool last)
+    {
+        PlacementStatistics placed = Placer.Statistics;
+        long bytes = placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes;
+        if (!last)
+        {
+            Rate.Sample(bytes);
+        }
+
+        _series?.Sample(Blocktime!.Now(), bytes, last);
     }
 
     private void ServeWaiters()
@@ -272,7 +291,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void ReportStuck(StuckFault stuck)
     {
         Log.StuckFaults(_logger, stuck.Threads, stuck.Kind);
-        PostcopyEventSource.Log.StuckFaults(stuck.Kind.ToString(), stuck.Threads);
+        PostcopyEventSource.Log.StuckFaults(Vm, stuck.Kind.ToString(), stuck.Threads);
         if (stuck.Kind != StuckFaultKind.NotRead)
         {
             _reader!.CountStuck(stuck.Threads);
@@ -282,7 +301,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void Alarm(StallAlarm alarm)
     {
         Log.Stalled(_logger, alarm.Block.Name, alarm.Offset, alarm.Age);
-        PostcopyEventSource.Log.Stalled(alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
+        PostcopyEventSource.Log.Stalled(Vm, alarm.Block.Name, alarm.Offset, (long)alarm.Age.TotalMilliseconds);
         try
         {
             _options.OnStall?.Invoke(alarm);
@@ -310,8 +329,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
 
             Log.Failed(_logger, failure);
-            PostcopyEventSource.Log.Failed(failure.Message);
-            EnterLocked(PostcopyState.Failed);
+            PostcopyEventSource.Log.Failed(Vm, failure.Message);
+            EnterLocked(PostcopyState.Failed, failure.Message);
+            EndActivityLocked(null, failure.Message);
         }
 
         FailWaiters(failure);

@@ -49,8 +49,10 @@ public sealed partial class PostcopyDestination
     /// </summary>
     private void PrepareMemoryLocked()
     {
-        // Once for all blocks: with flags the kernel walks the page tables of the whole process.
-        List<ProcessMaps.Mapping> mappings = ProcessMaps.All(withFlags: true);
+        // With flags the kernel walks the page tables of the whole process: once for all blocks, and not at all, the guest
+        // being stopped, where memory of our own says the same.
+        bool isKnown = Blocks.Blocks.All(b => b.Memory is not null) && !ProcessMaps.IsAnyLocked();
+        List<ProcessMaps.Mapping> mappings = isKnown ? [] : ProcessMaps.All(withFlags: true);
         foreach (RamBlock block in Blocks.Blocks)
         {
             AddressRange range = block.Range;

@@ -47,6 +47,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
         Blocks = new RamBlockRegistry();
         Placer = new PostcopyPlacer(_options.Placer, Blocktime) { Gate = _gate, Observer = this };
         Rate = new PlacementRate(_options.TimeProvider);
+        _series = _options.Blocktime is { TimelineCapacity: > 0 } ? new PlacementSeries(TimeSpan.FromMilliseconds(SeriesTick)) : null;
         _alarms = new StallWatch(Blocks, _options.TimeProvider, _options.StallAlarm);
     }
 
@@ -73,6 +74,13 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
 
     /// <summary>The name in its metrics.</summary>
     internal string? Name => _options.Name;
+
+    /// <summary>
+    /// Bytes placed over time, for <see cref="BlocktimeTimeline"/>: from <see cref="Listen"/> on every 20 ms, in longer steps
+    /// when the migration lasts longer than 40 s, so that there are never more than 2048. Empty without blocktime, or with a
+    /// <see cref="BlocktimeOptions.TimelineCapacity"/> of 0.
+    /// </summary>
+    public IReadOnlyList<PlacementSample> PlacementSamples => _series?.ToList() ?? [];
 
     /// <summary>How fast pages come.</summary>
     internal PlacementRate Rate { get; }
@@ -195,6 +203,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             _reader = reader;
             _stuckFaults = new StuckFaultWatch(reader, Blocks, _options.TimeProvider, _options.StuckFaultCheck, ReportStuck);
             _listenAt = _options.TimeProvider.GetTimestamp();
+            NoteProgress(last: false);
             reader.Start();
             StartControlLocked();
             PostcopyMetrics.Of(_options.Meter).Attach(this);
@@ -225,7 +234,8 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             _reader!.SetRequester(null);
             Blocktime?.SetLink(up: false, Blocktime.Now());
             Log.Paused(_logger, why);
-            EnterLocked(PostcopyState.Paused);
+            PostcopyEventSource.Log.Paused(Vm, why);
+            EnterLocked(PostcopyState.Paused, why);
         }
     }
 
@@ -244,12 +254,12 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
         }
     }
 
-    private void EnterLocked(PostcopyState state)
+    private void EnterLocked(PostcopyState state, string? why = null)
     {
         PostcopyState before = State;
         Volatile.Write(ref _state, (int)state);
         Log.StateChanged(_logger, before, state);
-        PostcopyEventSource.Log.StateChanged(before.ToString(), state.ToString());
+        TraceStateLocked(before, state, why);
     }
 
     private void RequireLocked(string operation, params ReadOnlySpan<PostcopyState> allowed)

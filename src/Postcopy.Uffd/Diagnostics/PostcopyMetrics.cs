@@ -83,7 +83,7 @@ internal sealed class PostcopyMetrics
 
     private IEnumerable<Measurement<T>> EachReport<T>(Func<PostcopyDestination, BlocktimeReport, IEnumerable<Measurement<T>>> read)
         where T : struct =>
-        EachMany(d => d.Blocktime is { } blocktime ? read(d, blocktime.Snapshot()) : []);
+        EachMany(d => d.Blocktime is { } blocktime ? read(d, blocktime.Snapshot(blocktime.Now(), timeline: false)) : []);
 
     // Under the lock and not lazily: once Detach is back, nobody reads a destination whose memory may be freed.
     private IEnumerable<Measurement<T>> EachMany<T>(Func<PostcopyDestination, IEnumerable<Measurement<T>>> read)
@@ -110,6 +110,7 @@ internal sealed class PostcopyMetrics
     private void CreatePlacement(Meter meter)
     {
         _ = meter.CreateObservableCounter("postcopy.placed.bytes", () => EachMany(PlacedBytes), "By", "Bytes placed, by method.");
+        _ = meter.CreateObservableCounter("postcopy.placed.pages", () => EachMany(PlacedPages), "{page}", "Pages placed, by method.");
         _ = meter.CreateObservableCounter("postcopy.placements", () => Each(d => d.Placer.Statistics.Operations), "{operation}", "Placing ioctls that did something.");
         _ = meter.CreateObservableCounter("postcopy.placements.awaited", () => Each(d => d.Placer.Statistics.AwaitedPlacements), "{operation}", "Placements that somebody waited for.");
         _ = meter.CreateObservableUpDownCounter("postcopy.missing.pages", () => Each(d => d.Blocks.Blocks.Sum(b => b.MissingPages)), "{page}", "Pages that are still missing.");
@@ -131,9 +132,20 @@ internal sealed class PostcopyMetrics
 
     private static IEnumerable<Measurement<long>> PlacedBytes(PostcopyDestination d)
     {
-        const string Method = "postcopy.placement.method";
         PlacementStatistics placed = d.Placer.Statistics;
-        return [Make(d, placed.CopiedBytes, Method, "copy"), Make(d, placed.ZeroBytes, Method, "zeropage"), Make(d, placed.ContinuedBytes, Method, "continue")];
+        return ByMethod(d, placed.CopiedBytes, placed.ZeroBytes, placed.ContinuedBytes);
+    }
+
+    private static IEnumerable<Measurement<long>> PlacedPages(PostcopyDestination d)
+    {
+        PlacementStatistics placed = d.Placer.Statistics;
+        return ByMethod(d, placed.CopiedPages, placed.ZeroPages, placed.ContinuedPages);
+    }
+
+    private static IEnumerable<Measurement<long>> ByMethod(PostcopyDestination d, long copied, long zero, long continued)
+    {
+        const string Method = "postcopy.placement.method";
+        return [Make(d, copied, Method, "copy"), Make(d, zero, Method, "zeropage"), Make(d, continued, Method, "continue")];
     }
 
     private static IEnumerable<Measurement<long>> Buckets(PostcopyDestination d, BlocktimeReport report)

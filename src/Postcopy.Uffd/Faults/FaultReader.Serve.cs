@@ -54,15 +54,18 @@ internal sealed unsafe partial class FaultReader
         if (requested)
         {
             CountDuplicate();
+            Trace?.Add(block, page, threadId, FaultTraceKind.Duplicate, readAt);
             return true;
         }
 
         _duplicates = Math.Max(0, _duplicates - DuplicatesPerFault);
-        if (!_placer.TryPlaceStaged(block, page))
+        bool staged = _placer.TryPlaceStaged(block, page);
+        if (!staged)
         {
             Request(block, page);
         }
 
+        Trace?.Add(block, page, threadId, staged ? FaultTraceKind.Staged : FaultTraceKind.Requested, readAt);
         return true;
     }
 
@@ -96,6 +99,7 @@ internal sealed unsafe partial class FaultReader
         if (_parkedCount > 0 && IsParked(fault))
         {
             CountDuplicate();
+            Trace?.Add(fault.Block, fault.Page, fault.ThreadId, FaultTraceKind.Duplicate, fault.ReadAt);
             return;
         }
 
@@ -122,12 +126,14 @@ internal sealed unsafe partial class FaultReader
             case PlaceOutcome.Placed:
                 // The thread did stand still: from the message to the zero page.
                 Count(Counter.ZeroFilled);
+                Trace?.Add(block, fault.Page, fault.ThreadId, FaultTraceKind.ZeroFilled, fault.ReadAt);
                 _blocktime?.Confirm(ticket);
 
                 break;
             default:
                 // The page was there, or the thread was woken to look again: no stall of its own.
                 Count(Counter.AlreadyReceived);
+                Trace?.Add(block, fault.Page, fault.ThreadId, FaultTraceKind.AlreadyReceived, fault.ReadAt);
                 _blocktime?.Cancel(ticket);
 
                 break;
@@ -143,6 +149,7 @@ internal sealed unsafe partial class FaultReader
         if (!retry)
         {
             Count(Counter.Parked);
+            Trace?.Add(fault.Block, fault.Page, fault.ThreadId, FaultTraceKind.Parked, fault.ReadAt);
             parked = fault with { Since = now };
             if (_parkedCount == 0)
             {

@@ -33,6 +33,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private const int ReadsPerTurn = 16;
 
     private FaultSource[] _sources = [];
+    private FaultTrace? _trace;
 
     // When poll returned: what lies between it and the read is the reader's own delay.
     private long _wokeAt = long.MaxValue;
@@ -52,6 +53,13 @@ internal sealed unsafe partial class FaultReader : IDisposable
         _messages = (UffdMessage*)NativeMemory.AllocZeroed((nuint)options.BatchSize, UffdMessage.Size);
         _poll = (Libc.PollFd*)NativeMemory.AllocZeroed(MaxSources + 1, (nuint)sizeof(Libc.PollFd));
         _thread = new Thread(Main) { IsBackground = true, Name = "postcopy-fault" };
+    }
+
+    /// <summary>Where faults are noted for events; null while nobody listens. Set by a control thread.</summary>
+    internal FaultTrace? Trace
+    {
+        get => Volatile.Read(ref _trace);
+        set => Volatile.Write(ref _trace, value);
     }
 
     internal enum Counter

@@ -153,7 +153,7 @@ public sealed partial class HandoffSession : IPlacementObserver, IFaultObserver
     private void ReportStuck(StuckFault stuck)
     {
         Log.StuckFaults(_logger, stuck.Threads, stuck.Kind);
-        PostcopyEventSource.Log.StuckFaults(stuck.Kind.ToString(), stuck.Threads);
+        PostcopyEventSource.Log.StuckFaults("", stuck.Kind.ToString(), stuck.Threads);
         if (stuck.Kind != StuckFaultKind.NotRead)
         {
             _reader.CountStuck(stuck.Threads);

@@ -69,6 +69,23 @@ internal static class ProcessMaps
     /// <summary>All mappings of the process.</summary>
     internal static List<Mapping> All(bool withFlags) => Overlapping(new AddressRange(0, nuint.MaxValue), withFlags);
 
+    /// <summary>
+    /// True when some memory of this process is locked: VmLck of <c>/proc/self/status</c>, a counter (proc(5)). Asked first, because
+    /// which memory that is costs a walk of all page tables.
+    /// </summary>
+    internal static bool IsAnyLocked()
+    {
+        foreach (string line in File.ReadLines("/proc/self/status"))
+        {
+            if (line.StartsWith("VmLck:", StringComparison.Ordinal))
+            {
+                return line.AsSpan("VmLck:".Length).Trim().ToString() != "0 kB";
+            }
+        }
+
+        return true;
+    }
+
     internal static int CountMappings() => File.ReadLines("/proc/self/maps").Count();
 
     private static bool TryParseHeader(string line, out Mapping mapping)

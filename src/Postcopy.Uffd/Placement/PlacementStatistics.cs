@@ -12,6 +12,15 @@ public sealed record PlacementStatistics
     /// <summary>Bytes mapped by CONTINUE from the page cache.</summary>
     public long ContinuedBytes { get; init; }
 
+    /// <summary>Pages placed by COPY, each of its block's size.</summary>
+    public long CopiedPages { get; init; }
+
+    /// <summary>Pages placed by ZEROPAGE, or by COPY of zeros.</summary>
+    public long ZeroPages { get; init; }
+
+    /// <summary>Pages mapped by CONTINUE.</summary>
+    public long ContinuedPages { get; init; }
+
     /// <summary>Placing ioctls that did something.</summary>
     public long Operations { get; init; }
 

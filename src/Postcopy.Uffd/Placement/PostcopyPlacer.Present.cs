@@ -64,9 +64,8 @@ public sealed partial class PostcopyPlacer
         switch (kernel.Outcome)
         {
             case UffdOutcome.Done:
+                CountPlaced(block, kind, length);
                 _ = Commit(block, start, length, wokenAt: null);
-                Count(Counter.Operations);
-                Count(minor ? Counter.ContinuedBytes : Counter.ZeroBytes, length);
                 return PlaceOutcome.Placed;
             case UffdOutcome.AlreadyPresent:
                 return AlreadyPresent(block, mapping, start, kernel, endStalls: false).Outcome;

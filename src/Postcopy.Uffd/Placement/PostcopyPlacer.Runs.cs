@@ -179,9 +179,8 @@ public sealed partial class PostcopyPlacer
             return new Step(start, PlaceOutcome.Unexpected, 0, kernel);
         }
 
+        CountPlaced(block, kind, bytes);
         long placed = Commit(block, start, bytes, wokenAt, calledAt);
-        Count(Counter.Operations);
-        Count(kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes }, bytes);
         if (kernel.Outcome == UffdOutcome.Partial)
         {
             Count(Counter.PartialOperations);

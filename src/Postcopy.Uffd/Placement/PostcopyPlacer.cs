@@ -38,6 +38,9 @@ public sealed partial class PostcopyPlacer : IDisposable
         CopiedBytes,
         ZeroBytes,
         ContinuedBytes,
+        CopiedExcess,
+        ZeroExcess,
+        ContinuedExcess,
         Operations,
         AlreadyReceivedPages,
         AlreadyPresentPages,
@@ -61,6 +64,9 @@ public sealed partial class PostcopyPlacer : IDisposable
         CopiedBytes = _counters.Sum((int)Counter.CopiedBytes),
         ZeroBytes = _counters.Sum((int)Counter.ZeroBytes),
         ContinuedBytes = _counters.Sum((int)Counter.ContinuedBytes),
+        CopiedPages = PagesOf(Counter.CopiedBytes),
+        ZeroPages = PagesOf(Counter.ZeroBytes),
+        ContinuedPages = PagesOf(Counter.ContinuedBytes),
         Operations = _counters.Sum((int)Counter.Operations),
         AlreadyReceivedPages = _counters.Sum((int)Counter.AlreadyReceivedPages),
         AlreadyPresentPages = _counters.Sum((int)Counter.AlreadyPresentPages),
@@ -69,6 +75,23 @@ public sealed partial class PostcopyPlacer : IDisposable
         AwaitedPlacements = _counters.Sum((int)Counter.AwaitedPlacements),
         StagedPagesPlacedOnFault = _counters.Sum((int)Counter.StagedOnFault),
     };
+
+    private const int ToExcess = Counter.CopiedExcess - Counter.CopiedBytes;
+
+    private long PagesOf(Counter bytes) => (_counters.Sum((int)bytes) - _counters.Sum((int)bytes + ToExcess)) >> PageSize.Host.Shift;
+
+    /// <summary>Before the pages are marked received: who sees them complete sees them counted.</summary>
+    private void CountPlaced(RamBlock block, Kind kind, long bytes)
+    {
+        Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes };
+        Count(Counter.Operations);
+        Count(counter, bytes);
+        if (block.PageSize != PageSize.Host)
+        {
+            // What makes the bytes more than that many host pages, so that ordinary pages need no count of their own.
+            Count(counter + ToExcess, bytes - ((bytes >> block.PageSize.Shift) << PageSize.Host.Shift));
+        }
+    }
 
     /// <summary>Set by the destination while events are enabled.</summary>
     internal LayoutGate? Gate { get; set; }

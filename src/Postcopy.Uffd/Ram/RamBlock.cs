@@ -246,8 +246,10 @@ public sealed partial class RamBlock
         return changed;
     }
 
-    /// <summary>Finds the next page that was asked for and is not received, at or after <paramref name="from"/>.</summary>
-    internal bool TryFindOpenRequest(long from, out long page) => TryFindOpen(from, PageCount, onlyUnsent: false, out page);
+    /// <summary>Finds the next page that was asked for and is not received, at or after <paramref name="from"/>. Any thread.</summary>
+    /// <param name="from">The first page to look at.</param>
+    /// <param name="page">The page's index in the block; -1 when there is none.</param>
+    public bool TryFindOpenRequest(long from, out long page) => TryFindOpen(from, PageCount, onlyUnsent: false, out page);
 
     /// <summary>Finds the next page in [from, end) of which the source must be told.</summary>
     internal bool TryFindUnsent(long from, long end, out long page) => TryFindOpen(from, end, onlyUnsent: true, out page);

@@ -86,7 +86,7 @@ public sealed class ChecksumTests
             new QemuIncomingOptions { Stream = new QemuStreamOptions { RequirePageChecksums = true } });
         Task<CompletionReport> receiving = migration.Receive();
         Task<QemuSourceState> sending = migration.Send();
-        MigrationStreamException e = await Assert.ThrowsAsync<MigrationStreamException>(() => receiving);
+        QemuIncomingException e = await Assert.ThrowsAsync<QemuIncomingException>(() => receiving);
         Assert.Contains("a page with a checksum", e.Message, StringComparison.Ordinal);
         Assert.Contains("'pc.ram' offset 0x0", e.Message, StringComparison.Ordinal);
         Assert.Equal(QemuSourceState.Failed, await sending);

@@ -211,6 +211,48 @@ public sealed class LossTests
         await Recovered(migration, receiving, migration.Touch(1));
     }
 
+    /// <summary>The source thinks that these pages are sent, and the main channel goes on: no other way to notice.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task AnUrgentChannelThatStandsStillIsLostWhileTheMainOneFlows(bool fromTheStart)
+    {
+        await using Migration migration = New("pc.ram", QemuPreemptMode.AtSwitch, bandwidth: 256 << 10, known: fromTheStart, stall: TimeSpan.FromSeconds(1));
+        Task<CompletionReport> receiving = migration.Receive();
+        Relay? urgent = null;
+        Task<QemuSourceState> sending = migration.Source.RunAsync(migration.Connect(), () =>
+        {
+            (MigrationChannel channel, urgent) = migration.ConnectOver();
+            return channel;
+        });
+        await _running.Task;
+        RamBlock ram = migration.Destination.Blocks.Blocks[0];
+        if (!fromTheStart)
+        {
+            await migration.Destination.EnsurePresentAsync(ram, new PageRange(Ram / 2, 1));
+        }
+
+        urgent!.StandStill();
+        Task<int>[] touching = migration.Touch(2);
+        await Migration.Until(() => migration.Incoming.Statistics.LostConnections == 1);
+        await Migration.Until(() => migration.Destination.State == PostcopyState.Paused);
+        Assert.True(migration.Destination.Blocks.MissingBytes > 0);
+        migration.Source.BreakConnection();
+        Assert.Equal(QemuSourceState.PostcopyPaused, await sending);
+        await Recovered(migration, receiving, touching);
+    }
+
+    [Fact(Timeout = Limit)]
+    public async Task ASilentUrgentChannelIsNoStallWhileNothingIsAskedFor()
+    {
+        await using Migration migration = New("pc.ram", QemuPreemptMode.AtStart, bandwidth: 4 << 20, known: true, stall: TimeSpan.FromSeconds(0.4));
+        Task<CompletionReport> receiving = migration.Receive();
+        Task<QemuSourceState> sending = migration.Send();
+        _ = await receiving;
+        Assert.Equal(QemuSourceState.Completed, await sending);
+        Assert.Equal(0, migration.Incoming.Statistics.LostConnections);
+    }
+
     [Fact(Timeout = Limit)]
     public async Task NobodyComesBack()
     {

@@ -10,6 +10,7 @@ internal sealed class Migration : IAsyncDisposable
     private readonly string _folder = Directory.CreateTempSubdirectory("postcopy-test-").FullName;
 
     private readonly List<Relay> _relays = [];
+    private bool _touched;
 
     internal Migration(IMigrationSourceMemory memory, QemuSourceOptions? source = null, QemuIncomingOptions? incoming = null)
     {
@@ -73,6 +74,7 @@ internal sealed class Migration : IAsyncDisposable
     internal Task<int>[] Touch(int threads)
     {
         RamBlock[] blocks = [.. Destination.Blocks.Blocks];
+        _touched = true;
         return [.. Enumerable.Range(0, threads).Select(seed => Task.Factory.StartNew(() => TouchAll(blocks, seed), TaskCreationOptions.LongRunning))];
     }
 
@@ -87,6 +89,14 @@ internal sealed class Migration : IAsyncDisposable
         await Incoming.DisposeAsync();
         await Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
         Directory.Delete(_folder, recursive: true);
+        if (Destination.Blocks.MissingBytes == 0 || !_touched)
+        {
+            // No touching thread waits in it.
+            foreach (RamBlock block in Destination.Blocks.Blocks)
+            {
+                block.Memory?.Dispose();
+            }
+        }
     }
 
     /// <summary>For a test that hangs.</summary>

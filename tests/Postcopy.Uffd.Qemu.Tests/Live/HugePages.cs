@@ -57,8 +57,11 @@ internal sealed class HugePages : IDisposable
         }
     }
 
-    private static int Free() =>
-        int.Parse(File.ReadAllText("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"), CultureInfo.InvariantCulture);
+    /// <summary>What is free and promised to nobody: others may map some without the lock.</summary>
+    private static int Free() => Read("free_hugepages") - Read("resv_hugepages");
+
+    private static int Read(string name) =>
+        int.Parse(File.ReadAllText($"/sys/kernel/mm/hugepages/hugepages-2048kB/{name}"), CultureInfo.InvariantCulture);
 
     private static void Add(int count) =>
         File.WriteAllText(Path, (int.Parse(File.ReadAllText(Path), CultureInfo.InvariantCulture) + count).ToString(CultureInfo.InvariantCulture));

@@ -259,7 +259,7 @@ public sealed class LiveBreakTests
     }
 
     /// <summary>This side sees it first, or the source does.</summary>
-    private static async Task BrokenAgainAsync(LiveMigration migration, int lost)
+    internal static async Task BrokenAgainAsync(LiveMigration migration, int lost)
     {
         await Migration.Until(() => migration.Incoming.Statistics.LostConnections == lost || migration.Receiving.IsCompleted);
         await migration.PausedAsync();
@@ -281,7 +281,7 @@ public sealed class LiveBreakTests
         return new QemuProcess($"-machine pc -m 128 -device loader,file=@DIR@/content,addr=0x{LiveMigration.Memory - Content:x},force-raw=on", newest, content: bytes);
     }
 
-    private static async Task<QemuProcess> CountingAsync(bool newest)
+    internal static async Task<QemuProcess> CountingAsync(bool newest)
     {
         QemuProcess.SkipUnlessThere(newest);
         QemuProcess qemu = new("-machine pc -m 128 -drive file=@DIR@/content,format=raw,if=ide", newest, stopped: false, CounterGuest.Image());

@@ -51,8 +51,7 @@ public sealed class QemuIncomingLiveTests
         await migration.RunningAsync();
         Task[] touching = migration.Touch(2);
 
-        // Not broken: resumed inside a huge page, 7.2 sends the rest of it first, which nobody can place, and 11.1 fails
-        // where it would pause (docs/qemu.md).
+        // Not broken: HugePageBreakTests does that to 7.2, and 11.1 fails where it would pause (docs/qemu.md).
         migration.Unlimit();
         await Task.WhenAll(touching);
         _ = await migration.CompletedAsync();

@@ -1,12 +1,10 @@
-using System.Diagnostics;
-
 namespace Postcopy.Uffd.Qemu.Tests.Live;
 
 /// <summary>A QEMU under TCG, in a directory of its own that goes with it: Debian's own one, or the newest by chroot.</summary>
 internal sealed class QemuProcess : IDisposable
 {
     internal const string Binary = "qemu-system-x86_64";
-    private readonly Process _process;
+    private readonly BoundProcess _process;
 
     /// <param name="arguments">Of QEMU; @DIR@ is <see cref="Directory"/> as QEMU sees it.</param>
     /// <param name="newest">The one that eng/get-qemu has fetched.</param>
@@ -24,17 +22,13 @@ internal sealed class QemuProcess : IDisposable
             File.WriteAllBytes(Path.Combine(Directory, "content"), content);
         }
 
-        string command = $"{(stopped ? "-S " : "")}-display none -nodefaults -qmp unix:{Inside}/qmp,server=on,wait=off {arguments.Replace("@DIR@", Inside, StringComparison.Ordinal)}";
-        _process = Process.Start(new ProcessStartInfo(newest ? "chroot" : Binary, newest ? $"{root} /usr/bin/{Binary} {command}" : command)
-        {
-            RedirectStandardError = true,
-            WorkingDirectory = Directory,
-        })!;
+        string all = $"{(stopped ? "-S " : "")}-display none -nodefaults -qmp unix:{Inside}/qmp,server=on,wait=off {arguments.Replace("@DIR@", Inside, StringComparison.Ordinal)}";
+        _process = BoundProcess.Start($"{(newest ? $"chroot {root} /usr/bin/" : "")}{Binary} {all}", Directory);
         try
         {
             string monitor = Path.Combine(Directory, "qmp");
             Assert.True(SpinWait.SpinUntil(() => File.Exists(monitor) || _process.HasExited, TimeSpan.FromSeconds(20)));
-            Assert.False(_process.HasExited, _process.HasExited ? _process.StandardError.ReadToEnd() : "");
+            Assert.False(_process.HasExited, _process.HasExited ? _process.Errors : "");
             Monitor = new QmpClient(monitor);
         }
         catch
@@ -86,8 +80,6 @@ internal sealed class QemuProcess : IDisposable
 
     private void End()
     {
-        _process.Kill();
-        _process.WaitForExit();
         _process.Dispose();
         System.IO.Directory.Delete(Directory, recursive: true);
     }

@@ -41,6 +41,18 @@ internal sealed class RelayFront : IDisposable
         }
     }
 
+    /// <summary>What passed from the source on each connection, in the order of their acceptance.</summary>
+    internal byte[][] Recordings
+    {
+        get
+        {
+            lock (_relays)
+            {
+                return [.. _relays.Select(r => r.Recording.ToArray())];
+            }
+        }
+    }
+
     /// <summary>Breaks all connections.</summary>
     internal void Break()
     {

@@ -8,7 +8,7 @@ public sealed class AllocationTests
 {
     private const int Rounds = 5;
 
-    private static void AssertNothing(Action round)
+    internal static void AssertNothing(Action round)
     {
         long least = long.MaxValue;
         for (int i = 0; i < Rounds && least != 0; i++)
@@ -43,6 +43,37 @@ public sealed class AllocationTests
             for (int i = 0; i < Pages / Rounds; i++)
             {
                 if (reader.ReadNext() is not (StreamRecordKind.Page or StreamRecordKind.ZeroPage))
+                {
+                    throw new InvalidOperationException();
+                }
+            }
+        });
+    }
+
+    [Fact]
+    public void PackedPagesAllocateNothing()
+    {
+        const int Pages = 1000;
+        byte[] page = new byte[4096];
+        byte[] delta = [4, 3, 1, 2, 3];
+        WireBytes wire = new WireBytes().Begin(("a", Pages * 0x1000, null)).Part().NamedPage("a", 0, 1);
+        for (ulong number = 1; number < Pages; number++)
+        {
+            ulong offset = number << 12;
+            byte[] packed = ZlibInflaterTests.Pack(ZlibInflaterTests.Content(new Random((int)number), (int)number), System.IO.Compression.CompressionLevel.Fastest);
+            _ = number % 2 == 0
+                ? wire.U64(offset | WireBytes.Compress | WireBytes.Continue).U32((uint)packed.Length).Raw(packed)
+                : wire.U64(offset | WireBytes.Xbzrle | WireBytes.Continue).U8(1).U16(delta.Length).Raw(delta);
+        }
+
+        using QemuStreamReader reader = Streams.Reader(wire.Finish().ToArray());
+        reader.ReadTo(StreamRecordKind.Page);
+        AssertNothing(() =>
+        {
+            for (int i = 0; i < Pages / Rounds - 1; i++)
+            {
+                StreamRecordKind kind = reader.ReadNext();
+                if (kind != StreamRecordKind.Page && !(kind == StreamRecordKind.XbzrlePage && XbzrleDelta.TryApply(Streams.Content(reader), page)))
                 {
                     throw new InvalidOperationException();
                 }

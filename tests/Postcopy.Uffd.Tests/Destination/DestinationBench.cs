@@ -57,7 +57,14 @@ internal sealed class DestinationBench : IDisposable
         return result;
     }
 
-    internal void PlaceAll() => Assert.True(Place(0, (int)Block.PageCount).IsReceived);
+    internal void PlaceAll()
+    {
+        for (int page = 0; page < Block.PageCount; page++)
+        {
+            PlaceResult result = Place(page);
+            Assert.True(result.IsReceived, $"page {page}: {result}");
+        }
+    }
 
     internal static byte FirstByte(int page) => Pages.Expected(page, 4096)[0];
 

@@ -63,6 +63,9 @@ public sealed class MetricsTests
         Assert.Equal(4096, reading["postcopy.placed.bytes", "copy"]);
         Assert.Equal(2 * 4096, reading["postcopy.placed.bytes", "zeropage"]);
         Assert.Equal(0, reading["postcopy.placed.bytes", "continue"]);
+        Assert.Equal(1, reading["postcopy.placed.pages", "copy"]);
+        Assert.Equal(2, reading["postcopy.placed.pages", "zeropage"]);
+        Assert.Equal(0, reading["postcopy.placed.pages", "continue"]);
         Assert.Equal(bench.Destination.Placer.Statistics.Operations, reading["postcopy.placements"]);
         Assert.Equal(1, reading["postcopy.placements.awaited"]);
         Assert.True(reading["postcopy.source.rate"] > 0);

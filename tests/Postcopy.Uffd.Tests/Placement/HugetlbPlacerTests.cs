@@ -23,7 +23,8 @@ public sealed class HugetlbPlacerTests
         Assert.Equal(PlaceOutcome.Placed, bench.Place(2, 2).Outcome);
         bench.AssertZero(1);
         bench.AssertContent(3, 3);
-        Assert.Equal(2L * Huge, bench.Placer.Statistics.ZeroBytes);
+        Assert.Equal((2L * Huge, 2L), (bench.Placer.Statistics.ZeroBytes, bench.Placer.Statistics.ZeroPages));
+        Assert.Equal((2L * Huge, 2L), (bench.Placer.Statistics.CopiedBytes, bench.Placer.Statistics.CopiedPages));
         Assert.Equal(0, bench.Block.MissingPages);
     });
 

@@ -1,0 +1,60 @@
+using System.Text.Json;
+using Postcopy.Uffd.Qemu.Tests.Incoming;
+
+namespace Postcopy.Uffd.Qemu.Tests.Live;
+
+/// <summary>Capabilities of a real QEMU that change the stream, from a guest that goes on writing.</summary>
+[Collection("live")]
+public sealed class CapabilityTests
+{
+    private const int Limit = 120_000;
+
+    /// <summary>What the guest writes to is sent again and again, and from the second time on as deltas.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData("xbzrle", "xbzrle-cache", false)]
+    [InlineData("xbzrle", "xbzrle-cache", true)]
+    [InlineData("compress", "compression", false)]
+    public async Task PackedPagesOfAWritingGuestArriveByteForByte(string capability, string counters, bool newest)
+    {
+        using QemuProcess qemu = await CountingAsync(newest);
+        Enable(qemu, capability);
+
+        // A guest that could be sent within the limit would complete in precopy.
+        qemu.Monitor.Execute("migrate-set-parameters", "{\"downtime-limit\": 1}");
+        await using LiveMigration migration = new(qemu);
+        migration.Begin(precopyBandwidth: 40_000_000, switchAtOnce: false);
+        await Migration.Until(() => Packed(qemu, counters) > 1000 || migration.Receiving.IsCompleted);
+        qemu.Monitor.Execute("migrate-start-postcopy");
+        await migration.RunningAsync();
+        await Task.WhenAll(migration.Touch(4));
+        _ = await migration.CompletedAsync();
+        Assert.True(Packed(qemu, counters) > 1000);
+        Assert.Equal(QemuIncomingLiveTests.Hash(qemu), QemuIncomingLiveTests.Hash(migration.Ram));
+        TestContext.Current.TestOutputHelper?.WriteLine($"{Packed(qemu, counters)} packed pages; {migration.Incoming.Statistics}");
+    }
+
+    /// <summary>Its pages would come over channels of their own.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task MultifdIsRefusedWithItsRemedy(bool newest)
+    {
+        using QemuProcess qemu = await CountingAsync(newest);
+        await using LiveMigration migration = new(qemu);
+        Enable(qemu, "multifd");
+        migration.Begin(precopyBandwidth: 40_000_000, switchAtOnce: false);
+        Exception e = await Assert.ThrowsAnyAsync<Exception>(() => migration.Receiving);
+        TestContext.Current.TestOutputHelper?.WriteLine(e.ToString());
+        Assert.Contains("migrate_set_capability multifd off", e.Message, StringComparison.Ordinal);
+        Assert.True(Assert.IsType<QemuIncomingException>(e).SourceMayResume);
+        qemu.Monitor.WaitForStatus("failed");
+    }
+
+    private static void Enable(QemuProcess qemu, string capability) =>
+        qemu.Monitor.Execute("migrate-set-capabilities", $"{{\"capabilities\": [{{\"capability\": \"{capability}\", \"state\": true}}]}}");
+
+    private static long Packed(QemuProcess qemu, string counters) =>
+        qemu.Monitor.Execute("query-migrate").TryGetProperty(counters, out JsonElement of) ? of.GetProperty("pages").GetInt64() : 0;
+
+    private static Task<QemuProcess> CountingAsync(bool newest) => LiveBreakTests.CountingAsync(newest);
+}
