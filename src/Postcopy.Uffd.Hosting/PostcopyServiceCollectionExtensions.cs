@@ -2,7 +2,6 @@ using System.Diagnostics.CodeAnalysis;
 using System.Diagnostics.Metrics;
 using System.Runtime.Versioning;
 using Microsoft.Extensions.DependencyInjection.Extensions;
-using Microsoft.Extensions.Diagnostics.HealthChecks;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
@@ -21,18 +20,32 @@ public static class PostcopyServiceCollectionExtensions
     /// </summary>
     /// <typeparam name="TGuest">The machine that arrives; made once, by dependency injection.</typeparam>
     /// <param name="services">The host's services.</param>
-    /// <param name="configure">Sets the options; null when they come from elsewhere, such as <c>services.Configure</c> with a section.</param>
+    /// <param name="configure">Sets the options.</param>
     /// <returns>The services.</returns>
+    /// <exception cref="ArgumentException">There is a destination without a name already.</exception>
     public static IServiceCollection AddPostcopyDestination<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] TGuest>(
-        this IServiceCollection services, Action<PostcopyHostingOptions>? configure = null)
+        this IServiceCollection services, Action<PostcopyHostingOptions>? configure)
         where TGuest : class, IPostcopyGuest =>
         services.AddPostcopyDestination<TGuest>(Options.Options.DefaultName, configure);
+
+    /// <summary>
+    /// Adds a destination whose options come from elsewhere, such as <c>services.Configure</c> with a section; otherwise as
+    /// <see cref="AddPostcopyDestination{TGuest}(IServiceCollection, Action{PostcopyHostingOptions}?)"/>.
+    /// </summary>
+    /// <typeparam name="TGuest">The machine that arrives; made once, by dependency injection.</typeparam>
+    /// <param name="services">The host's services.</param>
+    /// <returns>The services.</returns>
+    /// <exception cref="ArgumentException">There is a destination without a name already.</exception>
+    public static IServiceCollection AddPostcopyDestination<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] TGuest>(
+        this IServiceCollection services)
+        where TGuest : class, IPostcopyGuest =>
+        services.AddPostcopyDestination<TGuest>(configure: null);
 
     /// <summary>Adds one of several destinations of a host; its services are keyed by the name, and its options have that name.</summary>
     /// <typeparam name="TGuest">The machine that arrives; made once, by dependency injection.</typeparam>
     /// <param name="services">The host's services.</param>
     /// <param name="name">The virtual machine's name, also the attribute <c>postcopy.vm</c> of its metrics.</param>
-    /// <param name="configure">Sets the options.</param>
+    /// <param name="configure">Sets the options; null when they come from elsewhere.</param>
     /// <returns>The services.</returns>
     /// <exception cref="ArgumentException">There is a destination of that name already.</exception>
     public static IServiceCollection AddPostcopyDestination<[DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] TGuest>(
@@ -67,27 +80,5 @@ public static class PostcopyServiceCollectionExtensions
         }
 
         return services.AddSingleton<IHostedService>(provider => provider.GetRequiredKeyedService<PostcopyReceiver>(name));
-    }
-
-    /// <summary>
-    /// Adds a health check of a destination: unhealthy when the migration failed, degraded while the link is down or a page
-    /// stays away longer than <see cref="PostcopyHostingOptions.StallAlarm"/>. Its data has the state and what is missing.
-    /// </summary>
-    /// <param name="builder">Of <c>services.AddHealthChecks()</c>.</param>
-    /// <param name="destination">The destination's name; empty for the one without.</param>
-    /// <param name="name">The check's name; null for <c>postcopy</c>, or <c>postcopy-</c> and the destination's name.</param>
-    /// <param name="failureStatus">What a failed migration is; null for unhealthy.</param>
-    /// <param name="tags">For filters.</param>
-    /// <returns>The builder.</returns>
-    public static IHealthChecksBuilder AddPostcopyDestination(
-        this IHealthChecksBuilder builder, string destination = "", string? name = null, HealthStatus? failureStatus = null, IEnumerable<string>? tags = null)
-    {
-        ArgumentNullException.ThrowIfNull(builder);
-        ArgumentNullException.ThrowIfNull(destination);
-        return builder.Add(new HealthCheckRegistration(
-            name ?? (destination.Length == 0 ? "postcopy" : $"postcopy-{destination}"),
-            provider => new PostcopyHealthCheck(provider.GetRequiredKeyedService<PostcopyReceiver>(destination)),
-            failureStatus,
-            tags));
     }
 }
