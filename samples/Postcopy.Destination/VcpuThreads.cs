@@ -13,11 +13,13 @@ internal sealed class VcpuThreads
     private readonly SeededContent? _content;
     private readonly IReadOnlyList<RamBlock> _blocks;
     private readonly Vcpu[] _vcpus;
+    private readonly CountdownEvent _registered;
 
     internal VcpuThreads(PostcopyDestination destination, int count, long seed, SeededContent? content)
     {
         _content = content;
         _blocks = destination.Blocks.Blocks;
+        _registered = new CountdownEvent(count);
         _vcpus = [.. Enumerable.Range(0, count).Select(i => new Vcpu(this, i, seed, destination.Blocktime))];
     }
 
@@ -85,6 +87,10 @@ internal sealed class VcpuThreads
         private void Main()
         {
             _ = _blocktime?.AddVcpu(HostThread.CurrentId);
+
+            // As a machine's vCPUs: all are known before the first runs, or those that are there count as all.
+            _ = _owner._registered.Signal();
+            _owner._registered.Wait();
             (int Block, long Page)[] order = Order();
             Span<byte> touched = stackalloc byte[8];
             byte[] expected = new byte[SeededContent.PageBytes];

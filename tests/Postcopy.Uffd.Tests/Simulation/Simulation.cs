@@ -61,11 +61,14 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
         // Never touched: the registry wants something mapped, and Discard something to advise.
         _mapping = host.Huge ? RawMapping.Hugetlb(Pages, host.Shared, reserve: false)
-            : host.Shared ? RawMapping.Memfd(Pages) : RawMapping.Anonymous(Pages);
-        _block = _registry.Add(new RamBlockSpec { Name = "ram", HostAddress = _mapping.Address, UsedLength = (long)_mapping.Length, PageSize = size });
+            : host.Shared ? RawMapping.Memfd(Pages + 1) : RawMapping.Anonymous(Pages + 1);
+
+        // The real host aligns to its own pages, which may be smaller than those it is said to have: one more page is room to move.
+        nuint start = (_mapping.Address + (nuint)size.Bytes - 1) & ~((nuint)size.Bytes - 1);
+        _block = _registry.Add(new RamBlockSpec { Name = "ram", HostAddress = start, UsedLength = Pages * size.Bytes, PageSize = size });
         _memory = new FakeMemory(Pages, size, host.Shared);
         UffdModes modes = UffdModes.Missing | (host.Shared ? UffdModes.Minor : 0);
-        _kernel = new FakeKernel(_memory, _mapping.Address, modes, _random);
+        _kernel = new FakeKernel(_memory, start, modes, _random);
         _block.Attach(_kernel, modes, _kernel.Operations);
 
         LayoutGate? gate = host.FollowEvents ? new LayoutGate() : null;
