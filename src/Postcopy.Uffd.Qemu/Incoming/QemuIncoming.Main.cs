@@ -19,7 +19,8 @@ public sealed partial class QemuIncoming
         while (kind != StreamRecordKind.EndOfStream)
         {
             bool consumed = true;
-            if (placer.IsFilling && kind is not (StreamRecordKind.Page or StreamRecordKind.ZeroPage))
+            // QEMU and QemuSource end a section every few pages, which says nothing about memory. All else may.
+            if (placer.IsFilling && kind is not (StreamRecordKind.Page or StreamRecordKind.ZeroPage or StreamRecordKind.SectionEnd))
             {
                 placer.Flush();
             }

@@ -259,7 +259,7 @@ internal sealed class FillingStretch : IDisposable
     {
         for (int w = 0; w < Words; w++)
         {
-            ulong taken = Interlocked.And(ref _free[w], 0);
+            ulong taken = Interlocked.And(ref _free[w], 0UL);
             if (taken != ulong.MaxValue)
             {
                 // The fault thread has one: all the others go back.
