@@ -104,6 +104,17 @@ internal sealed class RecordedStream : IDisposable
     {
         private long _at;
 
+        // A file: who asks whether more is on its way is told, as a socket would tell it.
+        public override bool CanSeek => true;
+
+        public override long Length => length;
+
+        public override long Position
+        {
+            get => _at;
+            set => throw new NotSupportedException();
+        }
+
         public override int Read(Span<byte> buffer)
         {
             int got = RandomAccess.Read(file, buffer[..(int)Math.Min(buffer.Length, length - _at)], _at);

@@ -12,12 +12,20 @@ namespace Postcopy.Uffd.Benchmarks.Rows;
 /// </summary>
 internal static class PlaceStreamRow
 {
+    private static readonly PlacerOptions s_copied = new() { Stretches = StretchPlacement.Off };
+
     internal static IEnumerable<RowResult> Stream(ComparisonOptions options)
     {
         foreach (bool busy in new[] { false, true })
         {
-            yield return Pair($"place-stream{Suffix(busy)}", $"1 GiB of pages as wire records, vs C page by page{Load(busy)}",
-                busy ? Goal.Reported : Goal.AtMost(0.65), options, zero: false, busy, new PlacerOptions());
+            yield return Pair($"place-stream{Suffix(busy)}", $"1 GiB of pages as wire records, COPY in runs, vs C page by page{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.65), options, zero: false, busy, s_copied);
+        }
+
+        foreach (bool busy in new[] { false, true })
+        {
+            yield return Pair($"place-stream.huge{Suffix(busy)}", $"the same, our default: MOVE of huge pages{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.40), options, zero: false, busy, new PlacerOptions());
         }
     }
 
@@ -62,6 +70,7 @@ internal static class PlaceStreamRow
                 ["ourNanosecondsPerPage"] = result.Ours!.Value.Median / (bytes >> 12),
                 ["itsNanosecondsPerPage"] = result.Baseline!.Value.Median / (bytes >> 12),
                 ["ourIoctls"] = statistics.Operations,
+                ["ourHugePageShare"] = (double)statistics.StretchesMoved * PostcopyPlacer.StretchBytes / bytes,
             },
         };
     }

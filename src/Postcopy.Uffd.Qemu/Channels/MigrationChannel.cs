@@ -81,6 +81,10 @@ public abstract class MigrationChannel : IDisposable
     /// <summary>True when nothing can be received now, not even the end. Any thread; false when this side has closed it.</summary>
     internal abstract bool IsSilent { get; }
 
+    /// <summary>Waits a little for something to receive; the channel's receiving thread.</summary>
+    /// <returns>False when nothing came, or when the channel cannot tell without a receive that may wait for ever.</returns>
+    internal abstract bool WaitForMore(TimeSpan patience);
+
     /// <summary>The host at the other end; null when it is this one over a Unix socket, or not known.</summary>
     internal IPAddress? PeerAddress { get; private protected init; }
 

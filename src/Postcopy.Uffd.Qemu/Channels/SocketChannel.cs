@@ -41,6 +41,18 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         }
     }
 
+    internal override bool WaitForMore(TimeSpan patience)
+    {
+        try
+        {
+            return !_aborted && Libc.WaitFor(_handle, Libc.POLLIN, (int)patience.TotalMilliseconds);
+        }
+        catch (ObjectDisposedException)
+        {
+            return false;
+        }
+    }
+
     public override int Receive(Span<byte> buffer)
     {
         Receiving = true;

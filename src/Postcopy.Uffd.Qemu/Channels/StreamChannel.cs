@@ -36,6 +36,21 @@ internal sealed class StreamChannel : MigrationChannel
         }
     }
 
+    /// <summary>A file never waits; what a TLS stream has decrypted already is not seen, which costs a stretch.</summary>
+    internal override bool WaitForMore(TimeSpan patience)
+    {
+        try
+        {
+            return !_aborted && (_transport is not null
+                ? Libc.WaitFor(_transport.SafeHandle, Libc.POLLIN, (int)patience.TotalMilliseconds)
+                : _stream.CanSeek && _stream.Position < _stream.Length);
+        }
+        catch (ObjectDisposedException)
+        {
+            return false;
+        }
+    }
+
     public override int Receive(Span<byte> buffer)
     {
         try

@@ -14,10 +14,11 @@ internal sealed class ChannelPlacer : IDisposable
 
     /// <param name="placer">Where the pages go.</param>
     /// <param name="parts">On a resumed link: where its channels put huge pages together. Null on the first one.</param>
-    internal ChannelPlacer(PostcopyPlacer placer, HostPageParts? parts)
+    /// <param name="stretches">The channel brings memory in order: whole stretches of 2 MiB may become huge pages.</param>
+    internal ChannelPlacer(PostcopyPlacer placer, HostPageParts? parts, bool stretches)
     {
         _parts = parts;
-        _window = placer.CreateWindow();
+        _window = placer.CreateWindow(stretches);
         _assembler = placer.CreateAssembler();
     }
 
@@ -99,17 +100,19 @@ internal sealed class ChannelPlacer : IDisposable
         return spoiled;
     }
 
-    /// <summary>Places what is staged; the receive buffer may be reused afterwards.</summary>
-    internal void Flush()
-    {
-        if (_window.Count != 0)
-        {
-            Check(_window.Flush());
-        }
-    }
+    /// <summary>True while a stretch of 2 MiB is staged in part: it must be flushed before the channel waits for long.</summary>
+    internal bool IsFilling => _window.IsFilling;
 
+    /// <summary>Places what is staged but for a stretch that is filling; the receive buffer may be reused afterwards.</summary>
+    internal void FlushPages() => Check(_window.FlushPages());
+
+    /// <summary>Places all that is staged.</summary>
+    internal void Flush() => Check(_window.Flush());
+
+    /// <summary>Places what an error has left staged: the source is told that it has come, or counts it as sent.</summary>
     public void Dispose()
     {
+        _ = _window.Flush();
         _window.Dispose();
         _assembler.Dispose();
     }

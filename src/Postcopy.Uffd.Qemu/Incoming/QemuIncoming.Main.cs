@@ -5,16 +5,26 @@ public sealed partial class QemuIncoming
 {
     private const int TargetPage = HostPageAssembler.TargetPageBytes;
 
+    // A receiver that is faster than its source finds the socket empty after every read. Pages of a stretch that is filling
+    // may stay staged for so long: a fault on one places it at once (placement.md, "Staging").
+    private static readonly TimeSpan s_stretchPatience = TimeSpan.FromMilliseconds(2);
+
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
         ReturnPathWriter writer = link.Writer;
-        using ChannelPlacer placer = new(_destination.Placer, link.Parts);
+        using ChannelPlacer placer = new(_destination.Placer, link.Parts, stretches: true);
         using DiscardCheck discards = new();
         byte[] delta = [];
         StreamRecordKind kind = first == StreamRecordKind.None ? reader.ReadNext() : first;
         while (kind != StreamRecordKind.EndOfStream)
         {
             bool consumed = true;
+            // QEMU and QemuSource end a section every few pages, which says nothing about memory. All else may.
+            if (placer.IsFilling && kind is not (StreamRecordKind.Page or StreamRecordKind.ZeroPage or StreamRecordKind.SectionEnd))
+            {
+                placer.Flush();
+            }
+
             switch (kind)
             {
                 case StreamRecordKind.OpenReturnPath when _options.SwitchoverAck:
@@ -57,10 +67,16 @@ public sealed partial class QemuIncoming
 
             if (consumed)
             {
+                if (placer.IsFilling && !link.Main.WaitForMore(s_stretchPatience))
+                {
+                    placer.Flush();
+                }
+
                 kind = reader.ReadNext();
             }
         }
 
+        placer.Flush();
         Complete(link);
     }
 
@@ -78,8 +94,8 @@ public sealed partial class QemuIncoming
     }
 
     /// <summary>
-    /// Takes a page and all that are in the receive buffer behind it, then places them. Never waits for more: nothing
-    /// stays staged while the socket is idle.
+    /// Takes a page and all that are in the receive buffer behind it, then places them. Never waits for more: only a stretch
+    /// of 2 MiB that is filling stays staged, and not while the socket is idle.
     /// </summary>
     /// <returns>The next record when one was read that is no page; None when all that is here is placed.</returns>
     private StreamRecordKind PlaceBatch(QemuStreamReader reader, ChannelPlacer placer, StreamRecordKind kind, ref long counter)
@@ -107,7 +123,7 @@ public sealed partial class QemuIncoming
             _ = Interlocked.Add(ref _pages, pages - zeros);
             _ = Interlocked.Add(ref _zeroPages, zeros);
             _ = Interlocked.Add(ref counter, pages);
-            placer.Flush();
+            placer.FlushPages();
         }
 
         return kind;

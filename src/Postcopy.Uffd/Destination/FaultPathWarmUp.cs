@@ -34,7 +34,7 @@ internal static class FaultPathWarmUp
     private static void Run(UffdOpenOptions open)
     {
         int pageBytes = (int)PageSize.Host.Bytes;
-        using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 4 * pageBytes });
+        using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 2 * PostcopyPlacer.StretchBytes });
         using RamBlockRegistry registry = new();
         using BlocktimeTracker tracker = new();
         using PostcopyPlacer placer = new(null, tracker);
@@ -55,6 +55,9 @@ internal static class FaultPathWarmUp
         _ = asked.Wait(PatienceMilliseconds);
         window.Add(block, pageBytes, ZeroSource.Address);
         window.Add(block, 2 * pageBytes, 0);
+        _ = window.Flush();
+        window.Add(block, PostcopyPlacer.StretchBytes, ZeroSource.Address);
+        _ = placer.TryPlaceStaged(block, PostcopyPlacer.StretchBytes >> PageSize.Host.Shift);
         _ = window.Flush();
         _ = placer.Place(block, 0, ZeroSource.Address, pageBytes);
         _ = placer.PlaceZero(block, 0, block.UsedLength);

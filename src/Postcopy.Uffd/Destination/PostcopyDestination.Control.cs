@@ -259,7 +259,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private void NoteProgress(bool last)
     {
         PlacementStatistics placed = Placer.Statistics;
-        long bytes = placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes;
+        long bytes = placed.Bytes;
         if (!last)
         {
             Rate.Sample(bytes);

@@ -51,7 +51,8 @@ public sealed partial class PostcopyDestination
                 placed.ZeroBytes - before.ZeroBytes,
                 placed.ContinuedBytes - before.ContinuedBytes,
                 placed.Operations - before.Operations,
-                placed.AwaitedPlacements - before.AwaitedPlacements);
+                placed.AwaitedPlacements - before.AwaitedPlacements,
+                placed.MovedBytes - before.MovedBytes);
         }
     }
 

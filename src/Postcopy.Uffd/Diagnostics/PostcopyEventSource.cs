@@ -43,9 +43,9 @@ internal sealed class PostcopyEventSource : EventSource
     public void FaultsDropped(string vm, long count) => WriteEvent(31, vm, count);
 
     /// <summary>What was placed since the last event of this kind, 100 ms ago or more.</summary>
-    [Event(40, Level = EventLevel.Verbose, Keywords = Keywords.Placement, Message = "{0}: {1} bytes copied, {2} zero, {3} mapped, {4} operations, {5} awaited")]
-    public void Placed(string vm, long copiedBytes, long zeroBytes, long continuedBytes, long operations, long awaited) =>
-        WriteEvent(40, vm, copiedBytes, zeroBytes, continuedBytes, operations, awaited);
+    [Event(40, Version = 1, Level = EventLevel.Verbose, Keywords = Keywords.Placement, Message = "{0}: {1} bytes copied, {2} zero, {3} mapped, {6} moved, {4} operations, {5} awaited")]
+    public void Placed(string vm, long copiedBytes, long zeroBytes, long continuedBytes, long operations, long awaited, long movedBytes) =>
+        WriteEvent(40, vm, copiedBytes, zeroBytes, continuedBytes, operations, awaited, movedBytes);
 
     /// <summary>What can be switched on alone.</summary>
     public static class Keywords

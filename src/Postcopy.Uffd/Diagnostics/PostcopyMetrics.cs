@@ -133,19 +133,19 @@ internal sealed class PostcopyMetrics
     private static IEnumerable<Measurement<long>> PlacedBytes(PostcopyDestination d)
     {
         PlacementStatistics placed = d.Placer.Statistics;
-        return ByMethod(d, placed.CopiedBytes, placed.ZeroBytes, placed.ContinuedBytes);
+        return ByMethod(d, placed.CopiedBytes, placed.ZeroBytes, placed.ContinuedBytes, placed.MovedBytes);
     }
 
     private static IEnumerable<Measurement<long>> PlacedPages(PostcopyDestination d)
     {
         PlacementStatistics placed = d.Placer.Statistics;
-        return ByMethod(d, placed.CopiedPages, placed.ZeroPages, placed.ContinuedPages);
+        return ByMethod(d, placed.CopiedPages, placed.ZeroPages, placed.ContinuedPages, placed.MovedPages);
     }
 
-    private static IEnumerable<Measurement<long>> ByMethod(PostcopyDestination d, long copied, long zero, long continued)
+    private static IEnumerable<Measurement<long>> ByMethod(PostcopyDestination d, long copied, long zero, long continued, long moved)
     {
         const string Method = "postcopy.placement.method";
-        return [Make(d, copied, Method, "copy"), Make(d, zero, Method, "zeropage"), Make(d, continued, Method, "continue")];
+        return [Make(d, copied, Method, "copy"), Make(d, zero, Method, "zeropage"), Make(d, continued, Method, "continue"), Make(d, moved, Method, "move")];
     }
 
     private static IEnumerable<Measurement<long>> Buckets(PostcopyDestination d, BlocktimeReport report)

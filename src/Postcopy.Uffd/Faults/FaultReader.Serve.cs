@@ -53,6 +53,8 @@ internal sealed unsafe partial class FaultReader
 
         if (requested)
         {
+            // Asked for ahead of its touch, and staged since: nobody placed it, because nobody waited.
+            _ = _placer.TryPlaceStaged(block, page);
             CountDuplicate();
             Trace?.Add(block, page, threadId, FaultTraceKind.Duplicate, readAt);
             return true;

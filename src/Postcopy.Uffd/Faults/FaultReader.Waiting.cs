@@ -252,7 +252,7 @@ internal sealed unsafe partial class FaultReader
             }
 
             (RamBlock block, long page) = _unsent[_unsentHead];
-            if (block.TryTakeUnsent(page) && !Send(requester, block, page, 1))
+            if (!_placer.TryPlaceStaged(block, page) && block.TryTakeUnsent(page) && !Send(requester, block, page, 1))
             {
                 _ = block.Unsent.TestAndSet(page);
                 return false;
@@ -321,7 +321,7 @@ internal sealed unsafe partial class FaultReader
             }
 
             long pages = 0;
-            while (pages < most && first + pages < end && block.TryTakeUnsent(first + pages))
+            while (pages < most && first + pages < end && !_placer.TryPlaceStaged(block, first + pages) && block.TryTakeUnsent(first + pages))
             {
                 pages++;
             }

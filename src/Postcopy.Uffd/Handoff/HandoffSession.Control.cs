@@ -145,7 +145,7 @@ public sealed partial class HandoffSession : IPlacementObserver, IFaultObserver
             PlacementStatistics placed = Placer.Statistics;
             state.Write(HandoffState.Word.Messages, faults.Messages);
             state.Write(HandoffState.Word.Requests, faults.Requests);
-            state.Write(HandoffState.Word.PlacedPages, (placed.CopiedBytes + placed.ZeroBytes + placed.ContinuedBytes) >> PageSize.Host.Shift);
+            state.Write(HandoffState.Word.PlacedPages, placed.Bytes >> PageSize.Host.Shift);
             state.Write(HandoffState.Word.StuckFaults, faults.StuckFaults);
         }
     }

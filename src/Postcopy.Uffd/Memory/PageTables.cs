@@ -17,6 +17,25 @@ internal static class PageTables
     internal static SafeFileHandle OfProcess(int pid) =>
         Libc.open(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"/proc/{pid}/pagemap"), Libc.O_RDONLY | Libc.O_CLOEXEC);
 
+    /// <summary>True when a range of whole huge pages is mapped by huge pages throughout (Linux 6.7; false before). It does not fault.</summary>
+    internal static unsafe bool IsHuge(nuint start, nuint length)
+    {
+        PagemapScan.page_region region = default;
+        PagemapScan.pm_scan_arg scan = new()
+        {
+            size = (ulong)sizeof(PagemapScan.pm_scan_arg),
+            start = start,
+            end = start + length,
+            vec = (ulong)&region,
+            vec_len = 1,
+            category_mask = PagemapScan.PAGE_IS_HUGE,
+            return_mask = PagemapScan.PAGE_IS_HUGE,
+        };
+        // SAFETY: the kernel writes at most one region, a local; neighbours of the same kind come as one.
+        return !s_pagemap.IsInvalid && Libc.ioctl(s_pagemap, PagemapScan.PAGEMAP_SCAN, &scan) == 1 &&
+            region.start == start && region.end == start + length;
+    }
+
     internal static unsafe bool IsPresent(SafeFileHandle pagemap, nuint address)
     {
         ulong entry = 0;

@@ -12,6 +12,12 @@ public sealed record PlacementStatistics
     /// <summary>Bytes mapped by CONTINUE from the page cache.</summary>
     public long ContinuedBytes { get; init; }
 
+    /// <summary>Bytes placed by MOVE of whole stretches of 2 MiB.</summary>
+    public long MovedBytes { get; init; }
+
+    /// <summary>The sum of the bytes of all methods.</summary>
+    public long Bytes => CopiedBytes + ZeroBytes + ContinuedBytes + MovedBytes;
+
     /// <summary>Pages placed by COPY, each of its block's size.</summary>
     public long CopiedPages { get; init; }
 
@@ -20,6 +26,12 @@ public sealed record PlacementStatistics
 
     /// <summary>Pages mapped by CONTINUE.</summary>
     public long ContinuedPages { get; init; }
+
+    /// <summary>Pages placed by MOVE.</summary>
+    public long MovedPages { get; init; }
+
+    /// <summary>Zero pages among <see cref="MovedPages"/>: memory that a placement page by page would not have taken.</summary>
+    public long MovedZeroPages { get; init; }
 
     /// <summary>Placing ioctls that did something.</summary>
     public long Operations { get; init; }
@@ -41,4 +53,31 @@ public sealed record PlacementStatistics
 
     /// <summary>Pages that were received, not placed yet, and placed at once because a thread faulted on them.</summary>
     public long StagedPagesPlacedOnFault { get; init; }
+
+    /// <summary>
+    /// Stretches of 2 MiB whose pages were gathered in staging. Each ends as one of those below; where
+    /// <see cref="StretchesUnbacked"/> counts, none was begun.
+    /// </summary>
+    public long StretchesBegun { get; init; }
+
+    /// <summary>Stretches that are one huge page in the guest now.</summary>
+    public long StretchesMoved { get; init; }
+
+    /// <summary>Stretches that were moved, but in small pages: the kernel found a page table there.</summary>
+    public long StretchesSplit { get; init; }
+
+    /// <summary>Stretches that were copied because a thread touched one, or a page of it came another way, before it was full.</summary>
+    public long StretchesDisturbed { get; init; }
+
+    /// <summary>Stretches that were copied because the source paused, ended or went elsewhere before it was full.</summary>
+    public long StretchesUnfinished { get; init; }
+
+    /// <summary>Stretches that were copied because too many of their pages are zero (<see cref="PlacerOptions.StretchZeroPages"/>).</summary>
+    public long StretchesSparse { get; init; }
+
+    /// <summary>Times the host had no huge page to give.</summary>
+    public long StretchesUnbacked { get; init; }
+
+    /// <summary>Stretches that were copied, wholly or from some page on, because the kernel did not move them.</summary>
+    public long StretchesRefused { get; init; }
 }

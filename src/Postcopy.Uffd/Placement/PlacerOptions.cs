@@ -15,6 +15,18 @@ public sealed record PlacerOptions
     /// </summary>
     public int CopyRunBytes { get; init; } = 256 << 10;
 
+    /// <summary>
+    /// Whether whole stretches of 2 MiB are placed as transparent huge pages (<see cref="PostcopyPlacer.PlaceStretch"/> and
+    /// <see cref="StagingWindow"/>); the default is <see cref="StretchPlacement.Auto"/>.
+    /// </summary>
+    public StretchPlacement Stretches { get; init; }
+
+    /// <summary>
+    /// Of the 512 pages of a stretch, how many may be zero for it to become a huge page, in which they take memory; the
+    /// default is 448. More, and it is placed page by page.
+    /// </summary>
+    public int StretchZeroPages { get; init; } = 448;
+
     /// <summary>The clock of the deadline.</summary>
     public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
 }

@@ -7,9 +7,13 @@ public sealed partial class PostcopyPlacer
     private StagingWindow[] _windows = [];
 
     /// <summary>A staging window for one channel; dispose it with the channel.</summary>
-    public StagingWindow CreateWindow()
+    /// <param name="stretches">
+    /// Gather whole stretches of 2 MiB (<see cref="PlacerOptions.Stretches"/>): for a channel that brings memory in order, not
+    /// for one of single urgent pages.
+    /// </param>
+    public StagingWindow CreateWindow(bool stretches = true)
     {
-        StagingWindow window = new(this);
+        StagingWindow window = new(this, stretches && _options.Stretches == StretchPlacement.Auto);
         lock (_windowsLock)
         {
             Volatile.Write(ref _windows, [.. _windows, window]);

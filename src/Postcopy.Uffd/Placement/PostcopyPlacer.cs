@@ -38,9 +38,11 @@ public sealed partial class PostcopyPlacer : IDisposable
         CopiedBytes,
         ZeroBytes,
         ContinuedBytes,
+        MovedBytes,
         CopiedExcess,
         ZeroExcess,
         ContinuedExcess,
+        MovedExcess,
         Operations,
         AlreadyReceivedPages,
         AlreadyPresentPages,
@@ -48,6 +50,17 @@ public sealed partial class PostcopyPlacer : IDisposable
         Pauses,
         AwaitedPlacements,
         StagedOnFault,
+        StretchesBegun,
+        StretchesMoved,
+        StretchesSplit,
+        MovedZeros,
+
+        // In the order of StretchFallback.
+        StretchesDisturbed,
+        StretchesUnfinished,
+        StretchesSparse,
+        StretchesUnbacked,
+        StretchesRefused,
         Count,
     }
 
@@ -56,6 +69,7 @@ public sealed partial class PostcopyPlacer : IDisposable
         Copy,
         Zero,
         PageCache,
+        Move,
     }
 
     /// <summary>What it did so far.</summary>
@@ -74,6 +88,17 @@ public sealed partial class PostcopyPlacer : IDisposable
         Pauses = _counters.Sum((int)Counter.Pauses),
         AwaitedPlacements = _counters.Sum((int)Counter.AwaitedPlacements),
         StagedPagesPlacedOnFault = _counters.Sum((int)Counter.StagedOnFault),
+        MovedBytes = _counters.Sum((int)Counter.MovedBytes),
+        MovedPages = PagesOf(Counter.MovedBytes),
+        MovedZeroPages = _counters.Sum((int)Counter.MovedZeros),
+        StretchesBegun = _counters.Sum((int)Counter.StretchesBegun),
+        StretchesMoved = _counters.Sum((int)Counter.StretchesMoved),
+        StretchesSplit = _counters.Sum((int)Counter.StretchesSplit),
+        StretchesDisturbed = _counters.Sum((int)Counter.StretchesDisturbed),
+        StretchesUnfinished = _counters.Sum((int)Counter.StretchesUnfinished),
+        StretchesSparse = _counters.Sum((int)Counter.StretchesSparse),
+        StretchesUnbacked = _counters.Sum((int)Counter.StretchesUnbacked),
+        StretchesRefused = _counters.Sum((int)Counter.StretchesRefused),
     };
 
     private const int ToExcess = Counter.CopiedExcess - Counter.CopiedBytes;
@@ -83,7 +108,7 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>Before the pages are marked received: who sees them complete sees them counted.</summary>
     private void CountPlaced(RamBlock block, Kind kind, long bytes)
     {
-        Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, _ => Counter.ContinuedBytes };
+        Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, Kind.Move => Counter.MovedBytes, _ => Counter.ContinuedBytes };
         Count(Counter.Operations);
         Count(counter, bytes);
         if (block.PageSize != PageSize.Host)
@@ -181,8 +206,12 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>An assembler for one channel of a stream: see <see cref="HostPageAssembler"/>.</summary>
     public HostPageAssembler CreateAssembler() => new(this);
 
-    /// <summary>Frees the counters; no placement may be under way.</summary>
-    public void Dispose() => _counters.Dispose();
+    /// <summary>Frees the counters and staging; no placement may be under way.</summary>
+    public void Dispose()
+    {
+        FreePool();
+        _counters.Dispose();
+    }
 
     /// <summary>
     /// Zeros that are there already get no backing: most of a fresh guest is zero. The host may have written before

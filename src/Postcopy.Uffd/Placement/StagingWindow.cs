@@ -22,6 +22,8 @@ public sealed class StagingWindow : IDisposable
     // Of content that is put together for one COPY: beyond 64 KiB a longer one gains nothing and keeps its waiters longer.
     private const int RunBytes = 64 << 10;
 
+    private static readonly PlaceResult s_placed = new(PlaceOutcome.Placed, 0, 0, default);
+
     private const int Free = 0;
     private const int Staged = 1;
     private const int Taken = 2;
@@ -32,12 +34,15 @@ public sealed class StagingWindow : IDisposable
     private readonly RamBlock?[] _blocks = new RamBlock?[Capacity];
     private readonly nuint[] _sources = new nuint[Capacity];
     private readonly int[] _states = new int[Capacity];
+    private readonly FillingStretch? _stretch;
     private nuint _run;
     private int _count;
+    private PlaceResult _worst = s_placed;
 
-    internal StagingWindow(PostcopyPlacer placer)
+    internal StagingWindow(PostcopyPlacer placer, bool stretches)
     {
         _placer = placer;
+        _stretch = stretches ? new FillingStretch(placer) : null;
         _run = NativeZeroMemory.Map(RunBytes);
     }
 
@@ -47,8 +52,11 @@ public sealed class StagingWindow : IDisposable
     /// <summary>True when no page can be added before a flush.</summary>
     public bool IsFull => _count == Capacity;
 
-    /// <summary>Pages inside.</summary>
+    /// <summary>Pages inside, without those of a stretch that is filling.</summary>
     public int Count => _count;
+
+    /// <summary>True while a stretch of 2 MiB is filling: its pages are copied already, and not placed.</summary>
+    public bool IsFilling => _stretch is { IsFilling: true };
 
     /// <summary>Adds a page that is to be placed.</summary>
     /// <param name="block">An attached block.</param>
@@ -63,6 +71,11 @@ public sealed class StagingWindow : IDisposable
             throw new InvalidOperationException($"The window holds {Capacity} pages; flush it first.");
         }
 
+        if (_stretch is not null && _stretch.TryAdd(block, block.PageSize.IndexOf(offset), source, ref _worst))
+        {
+            return;
+        }
+
         int i = _count;
         _pages[i] = block.PageSize.IndexOf(offset);
         _blocks[i] = block;
@@ -73,12 +86,25 @@ public sealed class StagingWindow : IDisposable
     }
 
     /// <summary>
-    /// Places all pages: awaited ones first and alone, then neighbours together, zeros and content each by one operation.
+    /// Places all pages: awaited ones first and alone, then neighbours together, zeros and content each by one operation;
+    /// then those of a stretch that is filling. To be called whenever nothing more is at hand.
     /// </summary>
-    /// <returns>Placed, or the first placement that did not succeed; the pages after it were still tried.</returns>
+    /// <returns>Placed, or the first placement that did not succeed since the last flush; the pages after it were still tried.</returns>
     public PlaceResult Flush()
     {
-        PlaceResult worst = new(PlaceOutcome.Placed, 0, 0, default);
+        _worst = FlushPages();
+        _stretch?.End(StretchFallback.Unfinished, ref _worst);
+        return TakeWorst();
+    }
+
+    /// <summary>
+    /// As <see cref="Flush"/>, but a stretch of 2 MiB that is filling and was touched by nobody is left to fill: for a
+    /// caller that knows more of the stream to be on its way. The receive buffer may be reused in any case.
+    /// </summary>
+    /// <returns>As for <see cref="Flush"/>.</returns>
+    public PlaceResult FlushPages()
+    {
+        PlaceResult worst = _worst;
         int count = _count;
         for (int i = 0; i < count; i++)
         {
@@ -117,15 +143,22 @@ public sealed class StagingWindow : IDisposable
 
         Volatile.Write(ref _count, 0);
 
+        _worst = worst;
+        if (_stretch is { IsDisturbed: true })
+        {
+            _stretch.End(StretchFallback.Disturbed, ref _worst);
+        }
+
         // The finalizer unmaps the buffer that the kernel was just copying from.
         GC.KeepAlive(this);
-        return worst;
+        return TakeWorst();
     }
 
     /// <summary>Takes the window out of the fault thread's sight; it must be flushed.</summary>
     public void Dispose()
     {
         _placer.RemoveWindow(this);
+        _stretch?.Dispose();
         Release();
         GC.SuppressFinalize(this);
     }
@@ -133,6 +166,11 @@ public sealed class StagingWindow : IDisposable
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
     internal bool TryPlaceNow(RamBlock block, long page)
     {
+        if (_stretch is not null && _stretch.TryPlaceNow(block, page))
+        {
+            return true;
+        }
+
         int count = Volatile.Read(ref _count);
         for (int from = 0; from < count;)
         {
@@ -164,6 +202,13 @@ public sealed class StagingWindow : IDisposable
         }
 
         return false;
+    }
+
+    private PlaceResult TakeWorst()
+    {
+        PlaceResult worst = _worst;
+        _worst = s_placed;
+        return worst;
     }
 
     private bool TryTake(int i) => Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;

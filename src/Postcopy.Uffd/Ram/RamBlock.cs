@@ -122,6 +122,12 @@ public sealed partial class RamBlock
     /// </summary>
     internal bool MayBePoisoned { get; set; }
 
+    /// <summary>True once the kernel showed that whole stretches cannot be moved here, or only in pieces.</summary>
+    internal bool RefusesStretches { get; set; }
+
+    /// <summary>Moves that were split, less those that were not.</summary>
+    internal int StretchSplits { get; set; }
+
     /// <summary>Pages not received yet. Exact whenever no placement is under way.</summary>
     public long MissingPages => IsHandedOver ? PageCount - Received.CountSet() : Volatile.Read(ref _missing);
 

@@ -35,6 +35,24 @@ internal sealed class RawMapping : IDisposable
     internal static RawMapping Anonymous(int pages, int extraFlags = 0) =>
         Map(pages, HostPage, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS | extraFlags, null);
 
+    /// <summary>As <see cref="Anonymous"/>, at a multiple of 2 MiB.</summary>
+    internal static RawMapping AlignedAnonymous(int pages)
+    {
+        nuint huge = 2 << 20;
+        nuint length = (nuint)pages * HostPage;
+        nuint area = Libc.mmap_anonymous(0, length + huge, Libc.PROT_READ | Libc.PROT_WRITE, Libc.MAP_PRIVATE | Libc.MAP_ANONYMOUS, -1, 0);
+        Assert.True(area != Libc.MAP_FAILED, "mmap failed");
+        nuint address = (area + huge - 1) & ~(huge - 1);
+        if (address > area)
+        {
+            _ = Libc.munmap(area, address - area);
+        }
+
+        _ = Libc.munmap(address + length, area + huge - address);
+        _ = Libc.madvise(address, length, Libc.MADV_NOHUGEPAGE);
+        return new RawMapping(address, length, HostPage, null);
+    }
+
     internal static RawMapping Memfd(int pages, int filePages = -1, bool shared = true, bool readOnlyFile = false)
     {
         SafeFileHandle file = Check(Libc.memfd_create("test", Libc.MFD_CLOEXEC));

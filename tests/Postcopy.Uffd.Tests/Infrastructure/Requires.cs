@@ -39,6 +39,15 @@ internal static class Requires
         Assert.SkipUnless(missing == 0, $"Needs a kernel with {missing}; this one is {Environment.OSVersion.VersionString}. Run the tests on a newer kernel.");
     }
 
+    /// <summary>MOVE, and transparent huge pages to move.</summary>
+    internal static void HugePageMoves()
+    {
+        Userfaultfd(UffdFeatures.Move);
+        const string enabled = "/sys/kernel/mm/transparent_hugepage/enabled";
+        Assert.SkipUnless(File.Exists(enabled) && !File.ReadAllText(enabled).Contains("[never]", StringComparison.Ordinal),
+            $"Needs transparent huge pages: echo madvise > {enabled} (as root).");
+    }
+
     /// <summary>A descriptor for faults of user mode only, also where a better one could be had.</summary>
     internal static UffdHandle UserModeOnly()
     {

@@ -11,7 +11,7 @@ public sealed class StagingWindowTests
     public async Task AStagedPageIsPlacedByTheFaultThreadAndNotAgainByTheChannel() => await Task.Run(() =>
     {
         using PlacerBench bench = new(RawMapping.Anonymous(8));
-        using StagingWindow window = bench.Placer.CreateWindow();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         nuint source = bench.Source(3, 1);
         window.Add(bench.Block, 3 * 4096, source);
         window.Add(bench.Block, 4 * 4096, 0);
@@ -35,7 +35,7 @@ public sealed class StagingWindowTests
         using PlacerBench bench = new(RawMapping.Anonymous(8));
         using RawMapping more = RawMapping.Anonymous(8);
         RamBlock other = bench.Registry.Add(new RamBlockSpec { Name = "other", HostAddress = more.Address, UsedLength = 8 * 4096 });
-        using StagingWindow window = bench.Placer.CreateWindow();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         DuringPlacement probe = new(() => bench.Placer.TryPlaceStaged(other, 3), () => bench.Placer.TryPlaceStaged(bench.Block, 3));
         bench.Placer.Observer = probe;
         window.Add(bench.Block, 3 * 4096, 0);
@@ -49,7 +49,7 @@ public sealed class StagingWindowTests
     public async Task AFullWindowIsRefusedAndAFlushEmptiesIt() => await Task.Run(() =>
     {
         using PlacerBench bench = new(RawMapping.Anonymous(512));
-        using StagingWindow window = bench.Placer.CreateWindow();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         for (int i = 0; i < StagingWindow.Capacity; i++)
         {
             window.Add(bench.Block, i * 4096L, 0);
@@ -68,7 +68,7 @@ public sealed class StagingWindowTests
     {
         const int pages = 4096;
         using PlacerBench bench = new(RawMapping.Anonymous(pages));
-        using StagingWindow window = bench.Placer.CreateWindow();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         nuint source = bench.Source(1, 1);
         bool stop = false;
         Task faults = Task.Factory.StartNew(() =>

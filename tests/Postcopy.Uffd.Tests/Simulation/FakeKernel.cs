@@ -12,6 +12,8 @@ internal sealed class FakeKernel : IUffdKernel
     private readonly FakeMemory _memory;
     private readonly Random _random;
     private readonly bool[] _mapped;
+    private readonly bool[] _poisoned;
+    private bool _unregistered;
     private readonly List<FakeVcpu> _vcpus = [];
     private readonly Queue<FakeVcpu> _faults = new();
     private readonly Queue<Removal> _events = new();
@@ -24,10 +26,11 @@ internal sealed class FakeKernel : IUffdKernel
         Address = address;
         Modes = modes;
         _mapped = new bool[memory.Frames.Length];
+        _poisoned = new bool[memory.Frames.Length];
         memory.Add(this);
     }
 
-    /// <summary>A thread in madvise(DONTNEED) or (REMOVE).</summary>
+    /// <summary>A thread in madvise(DONTNEED) or (REMOVE), or, with no pages, in fork().</summary>
     internal sealed class Removal(int first, int count)
     {
         internal int First { get; } = first;
@@ -44,6 +47,9 @@ internal sealed class FakeKernel : IUffdKernel
 
         internal bool Covers(int page) => page >= First && page < First + Count;
     }
+
+    /// <summary>What a system call gets from a poisoned page instead of a content: EFAULT. A thread's own touch would be SIGBUS.</summary>
+    internal const long Poisoned = -14;
 
     internal nuint Address { get; }
 
@@ -63,9 +69,9 @@ internal sealed class FakeKernel : IUffdKernel
 
     internal int OutOfMemoryCalls { get; set; }
 
-    internal bool TargetGone { get; set; }
+    internal bool TargetGone { get; private set; }
 
-    /// <summary>The range was unmapped or moved.</summary>
+    /// <summary>The range was unmapped or moved; its threads wait on.</summary>
     internal bool NotRegistered { get; set; }
 
     /// <summary>Chance in percent that an ioctl over several pages stops early.</summary>
@@ -89,7 +95,23 @@ internal sealed class FakeKernel : IUffdKernel
 
     internal bool IsMapped(int page) => _mapped[page];
 
-    internal void Unmap(int page) => _mapped[page] = false;
+    internal bool IsPoisoned(int page) => _poisoned[page];
+
+    internal void Unmap(int page) => _mapped[page] = _poisoned[page] = false;
+
+    /// <summary>The process that owns the memory dies; its threads go with it, and their messages.</summary>
+    internal void Exit()
+    {
+        TargetGone = true;
+        WakeRange(0, _mapped.Length);
+    }
+
+    /// <summary>Waiting threads go on, with zeros (section 6, row 11).</summary>
+    internal void Unregister()
+    {
+        NotRegistered = _unregistered = true;
+        WakeRange(0, _mapped.Length);
+    }
 
     /// <summary>A touch: the content, or null when the thread now waits for its fault.</summary>
     internal long? Access(FakeVcpu vcpu)
@@ -97,10 +119,15 @@ internal sealed class FakeKernel : IUffdKernel
         int page = vcpu.Page;
         bool cached = _memory.IsShared && _memory.Frames[page] is not null;
         bool minorFaults = (Modes & UffdModes.Minor) != 0;
-        if (_mapped[page] || (cached && !minorFaults))
+        if (_mapped[page] || (cached && !minorFaults) || _unregistered)
         {
             _mapped[page] = true;
-            return _memory.Frames[page];
+            return _memory.Frames[page] ??= 0;
+        }
+
+        if (_poisoned[page])
+        {
+            return Poisoned;
         }
 
         vcpu.Minor = cached;
@@ -125,6 +152,9 @@ internal sealed class FakeKernel : IUffdKernel
         _removals.Add(removal);
         _events.Enqueue(removal);
     }
+
+    /// <summary>A thread forks: its event is queued, and it waits until that is read.</summary>
+    internal void StartFork() => StartRemoval(0, 0);
 
     /// <summary>The madvise threads whose event was read run on: first the flag falls, then the pages go.</summary>
     internal void RunMadvise()
@@ -164,7 +194,9 @@ internal sealed class FakeKernel : IUffdKernel
         while (count < into.Length && _events.TryDequeue(out Removal? removal))
         {
             removal.IsRead = true;
-            into[count++] = new UffdMessage(UffdEvent.Remove, AddressOf(removal.First), AddressOf(removal.First + removal.Count), 0);
+            into[count++] = removal.Count > 0
+                ? new UffdMessage(UffdEvent.Remove, AddressOf(removal.First), AddressOf(removal.First + removal.Count), 0)
+                : new UffdMessage(UffdEvent.Fork, 0, 0, 0);
         }
 
         MessagesRead += count;
@@ -174,12 +206,7 @@ internal sealed class FakeKernel : IUffdKernel
 
     public UffdResult Wake(nuint start, nuint length)
     {
-        foreach (FakeVcpu vcpu in _vcpus.Where(v => v.Waits && AddressOf(v.Page) >= start && AddressOf(v.Page) < start + length))
-        {
-            vcpu.Waits = false;
-            vcpu.Queued = false;
-        }
-
+        WakeRange(PageOf(start), (int)((long)length >> _memory.PageSize.Shift));
         Interleave?.Invoke();
         return new UffdResult(UffdOutcome.Done, (long)length, 0);
     }
@@ -187,19 +214,19 @@ internal sealed class FakeKernel : IUffdKernel
     public UffdResult Copy(nuint destination, nuint source, nuint length, UffdPlaceFlags flags)
     {
         Assert.True(_memory.IsHuge || length <= 1 << 20, "A COPY that long keeps its waiters waiting.");
-        return Place(destination, length, (page, index) => PutFrame(page, Content(source + (nuint)(index << _memory.PageSize.Shift))));
+        return Place(destination, length, flags, (page, index) => PutFrame(page, Content(source + (nuint)(index << _memory.PageSize.Shift))));
     }
 
     public UffdResult Zeropage(nuint start, nuint length, UffdPlaceFlags flags)
     {
         Assert.False(_memory.IsHuge, "Hugetlb memory has no ZEROPAGE.");
-        return Place(start, length, (page, _) => PutFrame(page, 0));
+        return Place(start, length, flags, (page, _) => PutFrame(page, 0));
     }
 
     public UffdResult Continue(nuint start, nuint length, UffdPlaceFlags flags)
     {
         Assert.True((Modes & UffdModes.Minor) != 0, "CONTINUE needs a registration for minor faults.");
-        return Place(start, length, (page, _) =>
+        return Place(start, length, flags, (page, _) =>
         {
             if (_memory.Frames[page] is null)
             {
@@ -212,7 +239,12 @@ internal sealed class FakeKernel : IUffdKernel
         });
     }
 
-    public UffdResult Poison(nuint start, nuint length, UffdPlaceFlags flags) => throw new NotSupportedException();
+    public UffdResult Poison(nuint start, nuint length, UffdPlaceFlags flags) => Place(start, length, flags, (page, _) =>
+    {
+        bool there = _mapped[page] || _poisoned[page];
+        _poisoned[page] = !_mapped[page];
+        return there ? UffdOutcome.AlreadyPresent : UffdOutcome.Done;
+    });
 
     public UffdResult Move(nuint destination, nuint source, nuint length, UffdMoveFlags flags) => throw new NotSupportedException();
 
@@ -240,18 +272,28 @@ internal sealed class FakeKernel : IUffdKernel
         _memory.Frames[page] = content;
         _memory.Pool--;
         _mapped[page] = true;
+        _poisoned[page] = false;
         return UffdOutcome.Done;
     }
 
-    private UffdResult Place(nuint start, nuint length, Func<int, int, UffdOutcome> one)
+    private void WakeRange(int first, int count)
+    {
+        foreach (FakeVcpu vcpu in _vcpus.Where(v => v.Waits && v.Page >= first && v.Page < first + count))
+        {
+            vcpu.Waits = false;
+            vcpu.Queued = false;
+        }
+    }
+
+    private UffdResult Place(nuint start, nuint length, UffdPlaceFlags flags, Func<int, int, UffdOutcome> one)
     {
         Interleave?.Invoke();
-        UffdResult result = PlaceNow(start, length, one);
+        UffdResult result = PlaceNow(start, length, flags, one);
         Interleave?.Invoke();
         return result;
     }
 
-    private UffdResult PlaceNow(nuint start, nuint length, Func<int, int, UffdOutcome> one)
+    private UffdResult PlaceNow(nuint start, nuint length, UffdPlaceFlags flags, Func<int, int, UffdOutcome> one)
     {
         Calls++;
         int first = PageOf(start);
@@ -290,10 +332,9 @@ internal sealed class FakeKernel : IUffdKernel
         }
 
         long bytes = (long)done << _memory.PageSize.Shift;
-        foreach (FakeVcpu vcpu in _vcpus.Where(v => v.Waits && v.Page >= first && v.Page < first + done))
+        if ((flags & UffdPlaceFlags.DontWake) == 0)
         {
-            vcpu.Waits = false;
-            vcpu.Queued = false;
+            WakeRange(first, done);
         }
 
         return stop == UffdOutcome.Done ? new UffdResult(UffdOutcome.Done, bytes, 0)

@@ -1,0 +1,54 @@
+namespace Postcopy.Uffd.Qemu.Tests.Incoming;
+
+/// <summary>A stream at full speed whose stretches become huge pages while threads touch them.</summary>
+public sealed class StretchStreamTests
+{
+    private const int Limit = 60_000;
+    private const long Ram = 64 << 20;
+    private const int Stretches = (int)(Ram / PostcopyPlacer.StretchBytes);
+
+    [Fact(Timeout = Limit)]
+    public async Task AnUndisturbedStreamBecomesHugePages()
+    {
+        PlacementStatistics placed = await Run(threads: 0);
+
+        TestContext.Current.SendDiagnosticMessage($"{placed}");
+        Assert.Equal(Ram, placed.Bytes);
+        Assert.Equal(placed.StretchesBegun, placed.StretchesMoved + placed.StretchesUnfinished + placed.StretchesRefused + placed.StretchesDisturbed + placed.StretchesSparse + placed.StretchesSplit);
+        Assert.SkipUnless(placed.StretchesUnbacked == 0 && placed.StretchesBegun > 0, $"No huge pages to be had here ({placed}): Linux 6.8 with transparent_hugepage/enabled at 'madvise' or 'always', and unfragmented memory.");
+
+        // A source that pauses for longer than the patience, on a busy machine, costs a stretch.
+        Assert.InRange(placed.StretchesMoved, Stretches / 2, Stretches);
+    }
+
+    [Fact(Timeout = Limit)]
+    public async Task TouchingThreadsFindEveryPageRight()
+    {
+        long moved = 0, disturbed = 0, fromStaging = 0;
+        for (int round = 0; round < 6; round++)
+        {
+            PlacementStatistics placed = await Run(threads: 1 + (round % 3));
+            moved += placed.StretchesMoved;
+            disturbed += placed.StretchesDisturbed;
+            fromStaging += placed.StagedPagesPlacedOnFault;
+        }
+
+        TestContext.Current.SendDiagnosticMessage($"{moved} moved, {disturbed} disturbed, {fromStaging} pages placed from staging by the fault thread");
+        Assert.True(disturbed > 0);
+    }
+
+    private static async Task<PlacementStatistics> Run(int threads)
+    {
+        TaskCompletionSource running = new();
+        await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", Ram)), null, new QemuIncomingOptions { OnRunning = () => running.TrySetResult() });
+        Task<CompletionReport> receiving = migration.Receive();
+        Task<QemuSourceState> sending = migration.Send();
+        await running.Task;
+        Task<int>[] touching = migration.Touch(threads);
+        CompletionReport report = await receiving;
+        Assert.Equal(QemuSourceState.Completed, await sending);
+        Assert.All(await Task.WhenAll(touching), wrong => Assert.Equal(0, wrong));
+        PatternMemory.AssertRight(migration.Destination.Blocks.Blocks[0]);
+        return report.Placement;
+    }
+}
