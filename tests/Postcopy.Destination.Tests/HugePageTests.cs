@@ -23,6 +23,6 @@ public sealed class HugePageTests
         (int exit, _, string error) = await SampleProcess.RunAsync("--memory", "512G", "--memory-kind", "hugetlb", "--timeout", "60");
         Assert.Equal(1, exit);
         Assert.Contains("this host has not enough for the guest", error, StringComparison.Ordinal);
-        Assert.Matches(@"FAILED  huge-pages: 262144 pages of 2 MiB needed, \d+ available .* -> echo \d+ > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", error);
+        Assert.Matches(@"FAILED +huge-pages: 262144 pages of 2 MiB needed, \d+ available .* -> echo \d+ > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", error);
     }
 }

@@ -42,8 +42,8 @@ public sealed partial class HazardTests
         string[] folders = ["src", "samples", "tests", "benchmarks"];
         int[] named = [.. folders.SelectMany(folder => Directory.EnumerateFiles(Path.Combine(Repository.Root, folder), "*.cs", SearchOption.AllDirectories))
             .SelectMany(path => Mention().Matches(File.ReadAllText(path)))
-            .SelectMany(mention => mention.Value.Split(["hazard", "hazards", ",", "and", " "], StringSplitOptions.RemoveEmptyEntries))
-            .Select(text => int.Parse(text.AsSpan(1), CultureInfo.InvariantCulture)).Distinct()];
+            .SelectMany(mention => mention.Groups["number"].Captures)
+            .Select(number => int.Parse(number.Value, CultureInfo.InvariantCulture)).Distinct()];
         Assert.True(named.Length > 20);
         Assert.All(named, number => Assert.InRange(number, 1, Hazards));
     }
@@ -56,6 +56,6 @@ public sealed partial class HazardTests
     [GeneratedRegex(@"`(?<type>\w+Tests)\.(?<method>\w+)`")]
     private static partial Regex TestName();
 
-    [GeneratedRegex(@"\bhazards? H\d+(?:(?:, | and )H\d+)*")]
+    [GeneratedRegex(@"\bhazards? H(?<number>\d+)(?:(?:, | and )H(?<number>\d+))*")]
     private static partial Regex Mention();
 }
