@@ -82,6 +82,22 @@ public sealed class DestinationMemoryTests
     });
 
     [Fact(Timeout = Limit)]
+    public async Task MemoryThatTheHostDisposedBeforeTheCloseIsLeftAlone() => await Task.Run(async () =>
+    {
+        PostcopyDestination destination = new(new PostcopyOptions { Open = Requires.AnyKind, LockWhenComplete = true });
+        using (GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 8 * 4096 }))
+        {
+            RamBlock block = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = memory });
+            destination.Advise();
+            destination.Listen(new QueueRequester());
+            _ = destination.Placer.PlaceZero(block, 0, block.UsedLength);
+        }
+
+        await destination.CloseAsync(MissingPagePolicy.Fail);
+        Assert.Equal(PostcopyState.End, destination.State);
+    });
+
+    [Fact(Timeout = Limit)]
     public async Task WhatWasReadOrWrittenBeforeIsMissingAllTheSame() => await Task.Run(() =>
     {
         using DestinationBench bench = new(pages: 8, listen: false);

@@ -105,6 +105,8 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         Shown("open", "ENOTTY", null, "another device", typeof(OpenTests), nameof(OpenTests.ADeviceThatIsNotUserfaultfdIsPassedOver)),
         Shown("open", "ENOENT", null, "no such device", typeof(OpenTests), nameof(OpenTests.WithoutTheDeviceTheSystemCallIsUsed)),
         Shown("open", "EACCES, EPERM", null, "user without rights", typeof(OpenTests), nameof(OpenTests.ARefusalNamesEveryWayThatWasTriedAndItsRemedy)),
+        Shown("open", "ENOSYS", null, "hidden by seccomp, as without CONFIG_USERFAULTFD", typeof(HiddenCallTests), nameof(HiddenCallTests.AHiddenCallIsNamedWithWhatMayHideIt)),
+        Shown("open", "EINVAL", null, "UFFD_USER_MODE_ONLY by seccomp, as before Linux 5.11", typeof(HiddenCallTests), nameof(HiddenCallTests.AKernelBeforeUserModeOnlyIsNamedWithTheVersion)),
         Shown("open", "EMFILE", null, "no descriptor left", typeof(OpenTests), nameof(OpenTests.NoDescriptorLeftSaysSo)),
 
         NotHere("COPY", "ENOMEM", UffdOutcome.OutOfMemory, "no page", "a memory cgroup's limit kills the process instead (H49), and exhausting the host would take the runner along"),
@@ -119,8 +121,7 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         NotHere("POISON", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
         NotHere("WRITEPROTECT", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
         NotHere("REGISTER", "ENOMEM", null, "no memory for the mapping's split", "as COPY's; the errno is shown with a dead target"),
-        NotHere("open", "ENOSYS, ENODEV, ENFILE", null, "no CONFIG_USERFAULTFD; host out of files", "needs another kernel, or the whole host's descriptors"),
-        NotHere("open", "EINVAL", null, "UFFD_USER_MODE_ONLY before Linux 5.11", "needs an older kernel"),
+        NotHere("open", "ENODEV, ENFILE", null, "no CONFIG_USERFAULTFD; host out of files", "needs another kernel, or the whole host's descriptors"),
         NotHere("read", "other", UffdOutcome.Unexpected, "none is documented", "EFAULT needs memory that a Span cannot name"),
     ];
 
