@@ -1,3 +1,4 @@
+using System.Globalization;
 using Postcopy.Vmm.Node;
 
 namespace Postcopy.Vmm.Tests;
@@ -8,39 +9,40 @@ public sealed class ProcessTests(ITestOutputHelper output)
     private const int Limit = 180_000;
 
     [Theory(Timeout = Limit)]
-    [InlineData("1", 3)]
-    [InlineData("2", 20)]
-    public async Task AGuestGoesBackAndForthBetweenTwoProcesses(string vcpus, int hops)
+    [InlineData(1, 3)]
+    [InlineData(2, 20)]
+    [InlineData(4, 3)]
+    public async Task AGuestGoesBackAndForthBetweenTwoProcesses(int vcpus, int hops)
     {
         Requires.Kvm().Dispose();
         Requires.Userfaultfd();
         string a = VmmProcess.FreeEndpoint();
         string b = VmmProcess.FreeEndpoint();
-        string count = hops.ToString(System.Globalization.CultureInfo.InvariantCulture);
-        await using VmmProcess second = new(true, "receive", "--listen", b, "--to", a, "--hops", count, "--beats", "1", "--bandwidth", "64");
-        await using VmmProcess first = new(true, "run", "--listen", a, "--to", b, "--hops", count, "--beats", "1", "--vcpus", vcpus, "--memory", "8", "--bandwidth", "64");
+        NodeResult[] results = await RunBothAsync(vcpus, hops, bandwidth: 64, a, b, toA: a, toB: b);
 
-        (int code, string said, string errors) = await first.EndAsync();
-        Assert.True(code == 0, said + errors);
-        (code, said, errors) = await second.EndAsync();
-        Assert.True(code == 0, said + errors);
+        AssertNothingLost(results, hops);
+    }
 
-        NodeResult atA = first.Result;
-        NodeResult atB = second.Result;
-        Assert.Equal(hops, atA.Arrivals.Count + atB.Arrivals.Count);
-        NodeGuest guest = (atA.Guest ?? atB.Guest)!;
-        for (int i = 0; i < guest.Touched.Length; i++)
-        {
-            int[] all = [.. atA.Beats(i).Concat(atB.Beats(i)).Order()];
-            Assert.Equal(Enumerable.Range(1, all.Length), all);
-        }
+    /// <summary>Each way once in the middle of postcopy: 8 MiB of precopy have gone by then, and at most 8 MiB follow.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    public async Task ANetworkThatFailsBetweenTwoProcessesLosesNothing(int vcpus)
+    {
+        const long inPostcopy = 9 << 20;
+        Requires.Kvm().Dispose();
+        Requires.Userfaultfd();
+        string a = VmmProcess.FreeEndpoint();
+        string b = VmmProcess.FreeEndpoint();
+        await using CuttingProxy toA = new(a, inPostcopy);
+        await using CuttingProxy toB = new(b, inPostcopy);
+        NodeResult[] results = await RunBothAsync(vcpus, hops: 2, bandwidth: 8, a, b, toA.Address, toB.Address);
 
-        Assert.Equal(0, guest.WrongPages);
-        Assert.Equal(0, guest.Errors.Sum());
-        foreach (NodeArrival arrival in atA.Arrivals.Concat(atB.Arrivals))
-        {
-            output.WriteLine($"{arrival.FaultRequests} faults, all blocked {arrival.TotalBlockedMs:0.0} ms, vCPUs {string.Join(", ", arrival.VcpuBlockedMs.Select(m => $"{m:0.0}"))} ms, switch {arrival.DowntimeMs:0.0} ms, postcopy {arrival.DurationMs:0.0} ms");
-        }
+        Assert.True(toA.HasCut && toB.HasCut);
+        AssertNothingLost(results, hops: 2);
+        Assert.All(results.SelectMany(r => r.Arrivals), arrival => Assert.True(arrival.LostConnections >= 1));
+        Assert.All(results.SelectMany(r => r.Departures), departure => Assert.True(departure.Reconnections >= 1));
     }
 
     [Theory(Timeout = Limit)]
@@ -86,4 +88,41 @@ public sealed class ProcessTests(ITestOutputHelper output)
         Assert.Equal(NodeMain.Failed, code);
         Assert.Contains("Is a VMM listening there (receive --listen)?", errors, StringComparison.Ordinal);
     }
+
+    private static async Task<NodeResult[]> RunBothAsync(int vcpus, int hops, int bandwidth, string a, string b, string toA, string toB)
+    {
+        string[] both = ["--hops", Text(hops), "--beats", "1", "--bandwidth", Text(bandwidth), "--timeout", "150"];
+        await using VmmProcess second = new(true, ["receive", "--listen", b, "--to", toA, .. both]);
+        await using VmmProcess first = new(true, ["run", "--listen", a, "--to", toB, "--vcpus", Text(vcpus), "--memory", "8", .. both]);
+        foreach (VmmProcess process in (VmmProcess[])[first, second])
+        {
+            (int code, string said, string errors) = await process.EndAsync();
+            Assert.True(code == 0, said + errors);
+        }
+
+        return [first.Result, second.Result];
+    }
+
+    private void AssertNothingLost(NodeResult[] results, int hops)
+    {
+        NodeArrival[] arrivals = [.. results.SelectMany(r => r.Arrivals)];
+        Assert.Equal(hops, arrivals.Length);
+        NodeGuest guest = results.Select(r => r.Guest).Single(g => g is not null)!;
+        for (int i = 0; i < guest.Touched.Length; i++)
+        {
+            int[] all = [.. results.SelectMany(r => r.Beats(i)).Order()];
+            Assert.Equal(Enumerable.Range(1, all.Length), all);
+        }
+
+        Assert.Equal(0, guest.WrongPages);
+        Assert.Equal(0, guest.Errors.Sum());
+        foreach (NodeArrival arrival in arrivals)
+        {
+            Assert.Equal(guest.Touched.Length, arrival.VcpuBlockedMs.Length);
+            Assert.True(arrival.FaultRequests == 0 || arrival.Timeline.Length > guest.Touched.Length, "Stalls, and no picture of them.");
+            output.WriteLine($"{arrival.FaultRequests} faults, all blocked {arrival.TotalBlockedMs:0.0} ms, vCPUs {string.Join(", ", arrival.VcpuBlockedMs.Select(m => $"{m:0.0}"))} ms, switch {arrival.DowntimeMs:0.0} ms, postcopy {arrival.DurationMs:0.0} ms");
+        }
+    }
+
+    private static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);
 }

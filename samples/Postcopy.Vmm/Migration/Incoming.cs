@@ -51,6 +51,9 @@ internal sealed class Incoming : IAsyncDisposable
 
     internal PostcopyDestination Destination => _destination;
 
+    /// <summary>What came over the wire so far.</summary>
+    internal QemuIncomingStatistics Wire => _incoming.Statistics;
+
     /// <summary>Called with each line that the guest prints here.</summary>
     internal Action<string>? OnLine { get; init; }
 
