@@ -4,7 +4,7 @@ using System.Net.Sockets;
 namespace Postcopy.Vmm.Tests;
 
 /// <summary>
-/// A network that fails once: it passes bytes on between a source and a destination, and when so many have gone by, all
+/// A network that fails once: it passes bytes on between a source and a destination, and when so many have gone one way, all
 /// connections are reset. Those made later are passed on as if nothing had happened.
 /// </summary>
 internal sealed class CuttingProxy : IAsyncDisposable
@@ -12,6 +12,7 @@ internal sealed class CuttingProxy : IAsyncDisposable
     private readonly Socket _listener = new(AddressFamily.InterNetwork, SocketType.Stream, ProtocolType.Tcp);
     private readonly EndPoint _target;
     private readonly long _cutAfter;
+    private readonly bool _back;
     private readonly Lock _lock = new();
     private readonly List<Socket> _open = [];
     private readonly CancellationTokenSource _ending = new();
@@ -20,17 +21,21 @@ internal sealed class CuttingProxy : IAsyncDisposable
     private bool _cut;
 
     /// <param name="target">Where the destination listens.</param>
-    /// <param name="cutAfter">How many bytes go from the source to the destination, on all connections, before the cut.</param>
-    internal CuttingProxy(string target, long cutAfter)
+    /// <param name="cutAfter">How many bytes go by, on all connections, before the cut.</param>
+    /// <param name="back">They are counted from the destination to the source, or else the other way.</param>
+    internal CuttingProxy(string target, long cutAfter, bool back = false)
     {
         _target = IPEndPoint.Parse(target);
         _cutAfter = cutAfter;
+        _back = back;
         _listener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
         _listener.Listen();
         _accepting = AcceptAsync();
     }
 
     internal string Address => _listener.LocalEndPoint!.ToString()!;
+
+    internal int Port => ((IPEndPoint)_listener.LocalEndPoint!).Port;
 
     /// <summary>True when the network has failed.</summary>
     internal bool HasCut => Volatile.Read(ref _cut);
@@ -59,8 +64,8 @@ internal sealed class CuttingProxy : IAsyncDisposable
                 }
 
                 await far.ConnectAsync(_target, _ending.Token);
-                _ = PassAsync(near, far, counts: true);
-                _ = PassAsync(far, near, counts: false);
+                _ = PassAsync(near, far, counts: !_back);
+                _ = PassAsync(far, near, counts: _back);
             }
             catch (Exception e) when (e is OperationCanceledException or SocketException or ObjectDisposedException)
             {

@@ -185,6 +185,25 @@ public sealed class MachineTests
         Assert.Contains("KVM_GET_VCPU_MMAP_SIZE failed", other.Message, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void WithoutRightsTheMessageHasTheRemedy()
+    {
+        Assert.SkipUnless(Environment.IsPrivilegedProcess, "Needs root, to be another user for a moment.");
+        string device = Path.GetTempFileName();
+        try
+        {
+            File.SetUnixFileMode(device, UnixFileMode.UserRead | UnixFileMode.UserWrite);
+            Exception? e = null;
+            Syscalls.AsNobody(() => e = Record.Exception(() => KvmSystem.Open(device).Dispose()));
+
+            Assert.Contains($"{device} is not open to this user: add it to the group that owns the device (usermod -aG", Assert.IsType<VmmException>(e).Message, StringComparison.Ordinal);
+        }
+        finally
+        {
+            File.Delete(device);
+        }
+    }
+
     private static VirtualMachine Create(KvmSystem kvm) => new(kvm, 1, GuestMemory.Allocate(new GuestMemoryOptions { Length = 1 << 20 }));
 
     private static VirtualMachine Boot(KvmSystem kvm, params byte[] code)

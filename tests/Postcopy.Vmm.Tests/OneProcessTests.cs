@@ -43,8 +43,9 @@ public sealed class OneProcessTests(ITestOutputHelper output)
     /// The guest reads its own clock after each page. What it lost there, its host must have reported as blocktime. The guest
     /// sees more, entry, wake-up and whatever else keeps its thread from a processor: up to 25 % and 100 ms are allowed. It
     /// cannot well see less; 10 % and 40 ms are allowed for pages that it does not touch between two looks at its clock. And it
-    /// lost it at the same moments: nine of ten stalls lie inside a gap of the guest, within half a millisecond at either end.
-    /// Others on the host only ever add to what it lost: of three runs the quietest counts.
+    /// lost it at the same moments: with one offset between the two clocks, nine of ten stalls of 4 ms and more lie inside a
+    /// gap that the same vCPU saw, within 1 ms at either end; stamps are later than that when the host is busy. Others on the host
+    /// only ever add to what the guest lost: of three runs the quietest counts.
     /// </summary>
     [Theory(Timeout = Limit)]
     [InlineData(1)]
@@ -57,13 +58,14 @@ public sealed class OneProcessTests(ITestOutputHelper output)
         bool agree = false;
         for (int run = 0; run < 3 && !agree; run++)
         {
-            agree = (await CompareClocksAsync(kvm, vcpus)).All(c => c.Guest <= (c.Host * 1.25) + 100 && c.Matched >= 0.9);
+            ((double Guest, double Host)[] lost, double matched) = await CompareClocksAsync(kvm, vcpus);
+            agree = matched >= 0.9 && lost.All(c => c.Guest <= (c.Host * 1.25) + 100);
         }
 
         Assert.True(agree, "The guest lost more than was reported, or at other moments, three times.");
     }
 
-    private async Task<(double Guest, double Host, double Matched)[]> CompareClocksAsync(KvmSystem kvm, int vcpus)
+    private async Task<((double Guest, double Host)[] Lost, double Matched)> CompareClocksAsync(KvmSystem kvm, int vcpus)
     {
         const uint pages = 96;
         using VirtualMachine probe = TestMachine.Create(kvm, 1);
@@ -76,21 +78,25 @@ public sealed class OneProcessTests(ITestOutputHelper output)
         migration.Target.Stop(TestMachine.Limit);
         BlocktimeReport report = migration.Destination.Blocktime!.Snapshot();
         GuestReport[] after = migration.Target.Reports();
-        (double Guest, double Host, double Matched)[] clocks = new (double, double, double)[vcpus];
+        int[] numbers = [.. migration.Target.Save().Select(GuestReport.IndexOf)];
+        (double Guest, double Host)[] clocks = new (double, double)[vcpus];
+        StallMatch match = new();
         foreach (VcpuBlocktime vcpu in report.Vcpus)
         {
-            int i = int.Parse(vcpu.Name!, CultureInfo.InvariantCulture);
+            int i = numbers[int.Parse(vcpu.Name!, CultureInfo.InvariantCulture)];
             double guest = (after[i].GapSum - migration.Before[i].GapSum) / (double)ticksPerMs;
             double host = vcpu.BlocktimeNanoseconds / 1e6;
-            double matched = StallMatch.Share(report.Timeline.Where(t => t.Slot == vcpu.Slot), after[i].Gaps, ticksPerMs, slackMs: 0.5);
-            output.WriteLine($"vCPU {i}: the guest lost {guest:0.0} ms, reported are {host:0.0} ms in {vcpu.Episodes} stalls; {matched:p0} of these at the same moments");
+            match.Add(report.Timeline.Where(t => t.Slot == vcpu.Slot), after[i].Gaps, ticksPerMs);
+            output.WriteLine($"vCPU {i}: the guest lost {guest:0.0} ms, reported are {host:0.0} ms in {vcpu.Episodes} stalls");
             Assert.True(guest >= (host * 0.9) - 40, $"vCPU {i} lost {guest:0.0} ms; {host:0.0} ms were reported.");
             Assert.True(report.TotalNanoseconds <= vcpu.BlocktimeNanoseconds);
             Assert.True(vcpu.Episodes >= pages);
-            clocks[i] = (guest, host, matched);
+            clocks[i] = (guest, host);
         }
 
-        return clocks;
+        double share = match.Share(slackMs: 1);
+        output.WriteLine($"{share:p0} of the stalls at the moments that the guest saw");
+        return (clocks, share);
     }
 
     /// <summary>Row 6 of the kernel's behaviour (kernel-uapi.md, section 6), and why stopping may take as long as a page.</summary>
@@ -132,7 +138,7 @@ public sealed class OneProcessTests(ITestOutputHelper output)
     {
         const long missing = 0x80000;
         using KvmSystem kvm = Requires.Kvm();
-        using SafeFileHandle descriptor = UserModeUffd.Open();
+        using SafeFileHandle descriptor = Syscalls.OpenUserModeUffd();
         using UffdHandle uffd = UffdHandle.FromReceived(descriptor, UffdFeatures.None);
         using VirtualMachine machine = TestMachine.Create(kvm, 1);
         _ = uffd.Register(new AddressRange(machine.Ram.Address + (nuint)missing, (nuint)(machine.Ram.Length - missing)), UffdModes.Missing);

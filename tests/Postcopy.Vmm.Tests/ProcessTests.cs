@@ -23,26 +23,50 @@ public sealed class ProcessTests(ITestOutputHelper output)
         AssertNothingLost(results, hops);
     }
 
-    /// <summary>Each way once in the middle of postcopy: 8 MiB of precopy have gone by then, and at most 8 MiB follow.</summary>
+    /// <summary>Each way once in the middle of postcopy: the answers to five pings are 40 bytes, what follows asks for pages.</summary>
     [Theory(Timeout = Limit)]
     [InlineData(1)]
     [InlineData(2)]
     [InlineData(4)]
     public async Task ANetworkThatFailsBetweenTwoProcessesLosesNothing(int vcpus)
     {
-        const long inPostcopy = 9 << 20;
+        const long someRequests = 80;
         Requires.Kvm().Dispose();
         Requires.Userfaultfd();
         string a = VmmProcess.FreeEndpoint();
         string b = VmmProcess.FreeEndpoint();
-        await using CuttingProxy toA = new(a, inPostcopy);
-        await using CuttingProxy toB = new(b, inPostcopy);
-        NodeResult[] results = await RunBothAsync(vcpus, hops: 2, bandwidth: 8, a, b, toA.Address, toB.Address);
+        await using CuttingProxy toA = new(a, someRequests, back: true);
+        await using CuttingProxy toB = new(b, someRequests, back: true);
+        NodeResult[] results = await RunBothAsync(vcpus, hops: 2, bandwidth: 4, a, b, toA.Address, toB.Address);
 
         Assert.True(toA.HasCut && toB.HasCut);
         AssertNothingLost(results, hops: 2);
         Assert.All(results.SelectMany(r => r.Arrivals), arrival => Assert.True(arrival.LostConnections >= 1));
         Assert.All(results.SelectMany(r => r.Departures), departure => Assert.True(departure.Reconnections >= 1));
+    }
+
+    /// <summary>In precopy: the source tells that it failed, and still has its guest, whole.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData(1)]
+    [InlineData(2)]
+    [InlineData(4)]
+    public async Task ANetworkThatFailsInPrecopyLeavesTheGuestWhereItIs(int vcpus)
+    {
+        Requires.Kvm().Dispose();
+        Requires.Userfaultfd();
+        string b = VmmProcess.FreeEndpoint();
+        await using CuttingProxy toB = new(b, cutAfter: 2 << 20);
+        await using VmmProcess second = new(true, "receive", "--listen", b, "--beats", "1");
+        await using VmmProcess first = new(true, "run", "--to", toB.Address, "--vcpus", Text(vcpus), "--memory", "8", "--beats", "1", "--bandwidth", "8");
+        (int sent, string said, string errors) = await first.EndAsync();
+        (int received, _, _) = await second.EndAsync();
+
+        Assert.Equal((NodeMain.Failed, NodeMain.Failed), (sent, received));
+        Assert.Contains("the guest goes on here", said, StringComparison.Ordinal);
+        Assert.Contains("could not be sent", errors, StringComparison.Ordinal);
+        Assert.Equal(0, first.Result.Guest?.WrongPages);
+        Assert.Equal(vcpus, first.Result.Guest?.Touched.Length);
+        Assert.Null(second.Result.Guest);
     }
 
     [Theory(Timeout = Limit)]

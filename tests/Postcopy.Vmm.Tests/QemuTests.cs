@@ -119,15 +119,13 @@ public sealed class QemuTests(ITestOutputHelper output)
 
         using CancellationTokenSource limit = new(TestMachine.Limit);
         using Socket listener = QemuGuest.Listen(out int port);
+        await using CuttingProxy network = new($"127.0.0.1:{port}", cutAfter: 32 << 10);
         await using Incoming incoming = new(kvm, recoverTimeout: TestMachine.Limit);
         Task<IncomingReport> receiving = incoming.RunAsync(listener, limit.Token);
-        await qemu.PrecopyAsync(port, bandwidth: QemuGuest.SlowPrecopy, postcopyBandwidth: 0, limit.Token);
-        _ = await qemu.Monitor.WaitForStatusAsync(["active"], limit.Token);
-        await TestMachine.UntilAsync(() => incoming.Wire.Pages > 0);
-        incoming.BreakConnection();
+        await qemu.PrecopyAsync(network.Port, bandwidth: QemuGuest.SlowPrecopy, postcopyBandwidth: 0, limit.Token);
         QemuIncomingException lost = await Assert.ThrowsAsync<QemuIncomingException>(() => receiving);
 
-        Assert.True(lost.SourceMayResume);
+        Assert.True(network.HasCut && lost.SourceMayResume);
         Assert.False(incoming.Started.IsCompletedSuccessfully);
         Assert.Equal("failed", await qemu.Monitor.WaitForStatusAsync(["failed", "completed"], limit.Token));
         await Task.WhenAll(Enumerable.Range(0, vcpus).Select(i => qemu.Serial.NextAsync(l => l.StartsWith($"{i}:", StringComparison.Ordinal)))).WaitAsync(limit.Token);

@@ -25,6 +25,9 @@ internal sealed class VmmNode : IDisposable
     private readonly VmDescription? _description;
     private VirtualMachine? _machine;
 
+    // A migration that failed before the point of no return: the guest is still here, and is looked after first.
+    private VmmException? _failure;
+
     internal VmmNode(NodeOptions options, TextWriter output)
     {
         _options = options;
@@ -59,7 +62,7 @@ internal sealed class VmmNode : IDisposable
                 Boot();
             }
 
-            for (int hop = 0; hop < _options.Hops; hop++)
+            for (int hop = 0; hop < _options.Hops && _failure is null; hop++)
             {
                 if (_machine is null)
                 {
@@ -86,6 +89,11 @@ internal sealed class VmmNode : IDisposable
         if (_machine is not null && !IsOurs)
         {
             await StayAsync(cancellationToken);
+        }
+
+        if (_failure is not null)
+        {
+            throw _failure;
         }
     }
 
@@ -190,7 +198,14 @@ internal sealed class VmmNode : IDisposable
         Result.Departures.Add(new NodeDeparture(report.End.ToString(), report.Duration.TotalMilliseconds, report.DirtyPages, report.Statistics.Requests, report.Reconnections));
         if (report.End != QemuSourceState.Completed)
         {
-            throw new VmmException($"The guest could not be sent to {to} ({report.End}): {outgoing.Source.Error?.Message}");
+            _failure = new VmmException($"The guest could not be sent to {to} ({report.End}): {outgoing.Source.Error?.Message}");
+            if (outgoing.Source.IsPastPointOfNoReturn)
+            {
+                throw _failure;
+            }
+
+            Say($"the guest goes on here: {outgoing.Source.Error?.Message}");
+            return;
         }
 
         Say($"the guest is gone: {report.DirtyPages} pages were dirty at the switch, {report.Statistics.Requests} asked for");
