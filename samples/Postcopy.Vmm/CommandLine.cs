@@ -23,7 +23,7 @@ internal sealed class CommandLine
     private readonly Option<int?> _hops = new("--hops") { HelpName = "N", Description = "Migrations to take part in, in both directions [default: 1, or 2 for receive with --to]" };
     private readonly Option<int> _beats = Number("--beats", 4, 1, 1_000_000, "Heartbeats of each vCPU before the guest is sent on, or stopped and checked");
     private readonly Option<int> _bandwidth = Number("--bandwidth", 0, 0, 100_000, "Rate of pages that nobody asked for, in MiB a second; 0 is without limit");
-    private readonly Option<int> _timeout = Number("--timeout", 120, 1, 86_400, "Give up after that many seconds");
+    private readonly Option<int> _timeout = Number("--timeout", 120, 1, 86_400, "Give up that many seconds after the guest booted or came");
     private readonly Option<string?> _result = new("--result-file") { HelpName = "PATH", Description = "Write what happened there as JSON" };
     private readonly Option<string?> _timeline = new("--timeline") { HelpName = "PATH", Description = "Draw the stalls of the vCPUs of the last guest that came as an HTML page" };
     private readonly Option<string?> _demoTimeline = new("--timeline") { HelpName = "PATH", Description = "Draw the stalls of the vCPUs on VMM B as an HTML page" };

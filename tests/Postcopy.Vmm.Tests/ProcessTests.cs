@@ -1,5 +1,6 @@
 using System.Globalization;
 using Postcopy.Vmm.Node;
+using Postcopy.Vmm.Qemu;
 
 namespace Postcopy.Vmm.Tests;
 
@@ -7,6 +8,7 @@ namespace Postcopy.Vmm.Tests;
 public sealed class ProcessTests(ITestOutputHelper output)
 {
     private const int Limit = 180_000;
+    private const byte Ticks = 100;
 
     [Theory(Timeout = Limit)]
     [InlineData(1, 3)]
@@ -69,22 +71,56 @@ public sealed class ProcessTests(ITestOutputHelper output)
         Assert.Null(second.Result.Guest);
     }
 
-    [Theory(Timeout = Limit)]
-    [InlineData("demo")]
-    [InlineData("demo", "--no-qemu", "--mode", "protected")]
-    public async Task TheDemoMovesAGuestAndSaysSo(params string[] arguments)
+    /// <summary>As in the README: a guest that QEMU runs, and that knows nothing of heartbeats.</summary>
+    [Fact(Timeout = Limit)]
+    public async Task AGuestOfSomebodyElseRunsHereUntilItHalts()
     {
         Requires.Kvm().Dispose();
         Requires.Userfaultfd();
-        await using VmmProcess demo = new(false, arguments);
+        await using QemuProcess qemu = await QemuProcess.StartAsync(TickingGuest(), vcpus: 1, megabytes: 32, Requires.Qemu());
+        await qemu.Serial.NextAsync(l => l == "tick").WaitAsync(TestMachine.Limit);
+        await using VmmProcess receiver = new(true, "receive", "--listen", "127.0.0.1:0");
 
-        (int code, string said, string errors) = await demo.EndAsync();
+        await qemu.MigrateAsync((await receiver.ListeningAsync()).Port, bandwidth: QemuGuest.SlowPrecopy, postcopyBandwidth: 0);
+        (int code, string said, string errors) = await receiver.EndAsync();
 
-        output.WriteLine(said);
         Assert.True(code == 0, said + errors);
-        Assert.Contains("heartbeats vCPU 1:", said, StringComparison.Ordinal);
-        Assert.DoesNotContain("NOT in order", said, StringComparison.Ordinal);
-        Assert.True(said.Count(c => c == '\n') <= 50, "More than a screen.");
+        Assert.Contains("guest: tick\n", said, StringComparison.Ordinal);
+        Assert.EndsWith("the guest halted\n", said, StringComparison.Ordinal);
+        Assert.Null(receiver.Result.Guest);
+        string all = string.Concat(qemu.Serial.Lines.Select(l => l + "\n")) + qemu.Serial.Pending + string.Concat(receiver.Result.Lines.Select(l => l + "\n"));
+        Assert.Equal(string.Concat(Enumerable.Repeat("tick\n", Ticks)), all);
+    }
+
+    /// <summary>With QEMU if there is one, and without: then it says what would add the first leg.</summary>
+    [Theory(Timeout = Limit)]
+    [InlineData("long", null, "QEMU -> VMM A -> VMM B")]
+    [InlineData("protected", "/nowhere", "(qemu-system-x86_64 is not on PATH: apt-get install qemu-system-x86 adds the first leg.)")]
+    public async Task TheDemoMovesAGuestAndSaysSo(string mode, string? path, string expected)
+    {
+        Requires.Kvm().Dispose();
+        Requires.Userfaultfd();
+        _ = path is null ? Requires.Qemu() : null;
+        string page = Path.GetTempFileName();
+        try
+        {
+            await using VmmProcess demo = new(false, path, ["demo", "--mode", mode, "--timeline", page]);
+
+            (int code, string said, string errors) = await demo.EndAsync();
+
+            output.WriteLine(said);
+            Assert.True(code == 0, said + errors);
+            Assert.Contains(expected, said, StringComparison.Ordinal);
+            Assert.Contains("heartbeats vCPU 1:", said, StringComparison.Ordinal);
+            Assert.DoesNotContain("NOT in order", said, StringComparison.Ordinal);
+            Assert.Matches(@"vCPU 1  [#+.]{64}\n", said);
+            Assert.True(said.Count(c => c == '\n') <= 50, "More than a screen.");
+            Assert.Contains("<svg", await File.ReadAllTextAsync(page), StringComparison.Ordinal);
+        }
+        finally
+        {
+            File.Delete(page);
+        }
     }
 
     [Theory(Timeout = Limit)]
@@ -146,6 +182,25 @@ public sealed class ProcessTests(ITestOutputHelper output)
             Assert.True(arrival.FaultRequests == 0 || arrival.Timeline.Length > guest.Touched.Length, "Stalls, and no picture of them.");
             output.WriteLine($"{arrival.FaultRequests} faults, all blocked {arrival.TotalBlockedMs:0.0} ms, vCPUs {string.Join(", ", arrival.VcpuBlockedMs.Select(m => $"{m:0.0}"))} ms, switch {arrival.DowntimeMs:0.0} ms, postcopy {arrival.DurationMs:0.0} ms");
         }
+    }
+
+    /// <summary>A boot sector that prints a word so many times, waits some 20 ms after each, and halts.</summary>
+    private static byte[] TickingGuest()
+    {
+        byte[] sector = new byte[512];
+        byte[] code =
+        [
+            0xfa, 0x31, 0xdb, // cli; bx = 0
+            0xba, 0xf8, 0x03, 0xb0, (byte)'t', 0xee, 0xb0, (byte)'i', 0xee, 0xb0, (byte)'c', 0xee, 0xb0, (byte)'k', 0xee, 0xb0, (byte)'\n', 0xee,
+            0x0f, 0x31, 0x66, 0x89, 0xc1, // ecx = time-stamp counter
+            0x0f, 0x31, 0x66, 0x29, 0xc8, 0x66, 0x3d, 0x80, 0xf0, 0xfa, 0x02, 0x72, 0xf3, // until 50 million later
+            0x43, 0x83, 0xfb, Ticks, 0x75, 0xd6, // the next of them
+            0xf4,
+        ];
+        code.CopyTo(sector, 0);
+        sector[510] = 0x55;
+        sector[511] = 0xaa;
+        return sector;
     }
 
     private static string Text(int number) => number.ToString(CultureInfo.InvariantCulture);

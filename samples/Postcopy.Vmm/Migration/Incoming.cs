@@ -57,6 +57,9 @@ internal sealed class Incoming : IAsyncDisposable
     /// <summary>Called with each line that the guest prints here.</summary>
     internal Action<string>? OnLine { get; init; }
 
+    /// <summary>Called with each connection that a source makes.</summary>
+    internal Action? OnConnection { get; init; }
+
     /// <summary>
     /// Called when the state is refused and nothing has run here, while the connection still stands. A QEMU before 10.2 does
     /// not take its guest back by itself, but its operator can have it back now: migrate_cancel, then cont. Once the
@@ -74,6 +77,7 @@ internal sealed class Incoming : IAsyncDisposable
             CompletionReport report = await _incoming.RunAsync(async token =>
             {
                 Socket socket = await listener.AcceptAsync(token);
+                OnConnection?.Invoke();
                 socket.NoDelay = true;
                 // Requested pages must not stand behind megabytes of others in the socket (qemu-wire.md, 8).
                 socket.ReceiveBufferSize = 64 << 10;

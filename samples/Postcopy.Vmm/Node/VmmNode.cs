@@ -27,6 +27,7 @@ internal sealed class VmmNode : IDisposable
 
     // A migration that failed before the point of no return: the guest is still here, and is looked after first.
     private VmmException? _failure;
+    private bool _limited;
 
     internal VmmNode(NodeOptions options, TextWriter output)
     {
@@ -54,11 +55,12 @@ internal sealed class VmmNode : IDisposable
     internal async Task RunAsync(CancellationToken cancellationToken)
     {
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        limited.CancelAfter(_options.Timeout);
         try
         {
             if (_options.Boots)
             {
+                _limited = true;
+                limited.CancelAfter(_options.Timeout);
                 Boot();
             }
 
@@ -66,7 +68,7 @@ internal sealed class VmmNode : IDisposable
             {
                 if (_machine is null)
                 {
-                    await ReceiveAsync(limited.Token);
+                    await ReceiveAsync(limited);
                 }
                 else
                 {
@@ -124,12 +126,21 @@ internal sealed class VmmNode : IDisposable
         Say($"a guest of our own runs here: {_options.Vcpus} vCPUs, {_options.MemoryBytes >> 20} MiB, {(_options.LongMode ? "long" : "protected")} mode");
     }
 
-    private async Task ReceiveAsync(CancellationToken cancellationToken)
+    /// <summary>The time limit begins with the first connection: somebody may have to type the commands that make it.</summary>
+    private async Task ReceiveAsync(CancellationTokenSource limited)
     {
+        CancellationToken cancellationToken = limited.Token;
         Socket listener = _listener ?? throw new VmmException("There is no guest here, and nowhere to receive one: give --listen.");
         await using Incoming incoming = new(_kvm, _options.RecoverTimeout, _description)
         {
             OnLine = Print,
+            OnConnection = () =>
+            {
+                if (!Interlocked.Exchange(ref _limited, true))
+                {
+                    limited.CancelAfter(_options.Timeout);
+                }
+            },
             OnRefused = _options.QmpSocket is { } socket ? refusal => GiveBackAsync(socket, cancellationToken) : null,
         };
         Task<IncomingReport> receiving = incoming.RunAsync(listener, cancellationToken);
