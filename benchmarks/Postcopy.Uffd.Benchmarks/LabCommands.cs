@@ -2,10 +2,11 @@ using System.CommandLine;
 using System.CommandLine.Parsing;
 using Postcopy.Uffd.Benchmarks.Compare;
 using Postcopy.Uffd.Benchmarks.Rows;
+using Postcopy.Uffd.Benchmarks.Soak;
 
 namespace Postcopy.Uffd.Benchmarks;
 
-/// <summary>The command line: compare, and single operations without a command.</summary>
+/// <summary>The command line: compare, soak, and single operations without a command.</summary>
 internal static class LabCommands
 {
     internal static RootCommand Build()
@@ -14,6 +15,8 @@ internal static class LabCommands
             "Measures Postcopy.Uffd. Without a command: BenchmarkDotNet on single operations (its options are passed on).")
         {
             CompareCommand(),
+            SoakCommands.Build(),
+            SoakCommands.BuildWorker(),
         };
         return root;
     }
