@@ -25,6 +25,7 @@ internal sealed class LocalRound : IPageRequester, IDisposable
     private PageRequestQueue? _queue;
     private long _unplaced;
     private bool _stop;
+    private bool _served;
 
     internal LocalRound(SoakCounters counters, GuestMemoryKind kind, bool queued)
     {
@@ -57,6 +58,7 @@ internal sealed class LocalRound : IPageRequester, IDisposable
 
         Volatile.Write(ref _stop, true);
         Array.ForEach(threads, t => t.Join());
+        Volatile.Write(ref _served, true);
         source.Join();
         if (_unplaced > 0)
         {
@@ -94,7 +96,7 @@ internal sealed class LocalRound : IPageRequester, IDisposable
 
     private void Serve()
     {
-        while (!Volatile.Read(ref _stop))
+        while (!Volatile.Read(ref _served))
         {
             if (!_queued)
             {

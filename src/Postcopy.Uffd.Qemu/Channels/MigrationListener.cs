@@ -123,7 +123,7 @@ public sealed class MigrationListener : IDisposable
     {
         _closed.Cancel();
         _socket.Dispose();
-        if (_file is not null)
+        if (File.Exists(_file))
         {
             File.Delete(_file);
         }

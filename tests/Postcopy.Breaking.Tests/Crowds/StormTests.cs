@@ -155,7 +155,10 @@ public sealed class StormTests(ITestOutputHelper output)
         }
 
         FaultStatistics faults = served.Destination.Faults;
-        if (wrong != 0 || faulted < threads || faults.Requests > faulted || faults.StuckFaults > 0)
+
+        // A repeated message that is read just before its page comes can be looked at after the page was thrown away again: a request too many,
+        // which nobody waits for. One a signal it must not be.
+        if (wrong != 0 || faulted < threads || faults.Requests > faulted + (faulted / 20) || faults.StuckFaults > 0)
         {
             throw new InvalidDataException($"{wrong} wrong reads of {faulted}, {sent} signals, {faults}");
         }

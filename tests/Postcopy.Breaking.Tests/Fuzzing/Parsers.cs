@@ -21,15 +21,12 @@ internal static class Parsers
         ["description"] = bytes => VmDescription.Parse(bytes).Devices.Count > 0,
         ["trailer"] = bytes => VmDescription.ParseTrailing(bytes).Devices.Count > 0,
         ["xbzrle"] = bytes => XbzrleDelta.TryApply(bytes, new byte[4096]),
-        ["zlib"] = bytes => s_inflater.TryInflate(bytes, s_page),
+        ["zlib"] = bytes => new ZlibInflater().TryInflate(bytes, new byte[4096]),
         ["handoff"] = bytes => HandoffMessage.LengthOf(bytes) <= HandoffMessage.MaxBytes && HandoffMessage.Decode(bytes).Blocks.Count > 0,
-        ["answer"] = bytes => HandoffAnswer.LengthOf(bytes) > 0 && HandoffAnswer.Decode(bytes).Text.Length >= 0,
+        ["answer"] = bytes => HandoffAnswer.LengthOf(bytes) > 0 && HandoffAnswer.Decode(bytes) is not null,
         ["firecracker"] = bytes => FirecrackerMessage.IsWhole(bytes) && FirecrackerMessage.Decode(bytes).Count > 0,
         ["address"] = bytes => MigrationAddress.TryParse(Encoding.UTF8.GetString(bytes), out _, out _),
     };
-
-    private static readonly ZlibInflater s_inflater = new();
-    private static readonly byte[] s_page = new byte[4096];
 
     internal static bool IsRefusal(Exception e) => e is MigrationStreamException or MigrationConnectionException or HandoffException;
 

@@ -50,7 +50,8 @@ internal sealed class Receiver : IAsyncDisposable
 
     internal GuestThreads? Guest { get; private set; }
 
-    internal void StartGuest(int threads, int seed = 0) => Guest = new GuestThreads(Destination.Blocks.Blocks, threads, seed);
+    /// <summary>vCPUs that touch all memory, or only its first blocks: the others have to come by themselves.</summary>
+    internal void StartGuest(int threads, int seed = 0, int blocks = int.MaxValue) => Guest = new GuestThreads(Destination.Blocks.Blocks.Take(blocks), threads, seed);
 
     /// <summary>The end of a migration that went well: nothing is missing, nobody waits, everything is right.</summary>
     internal async Task FinishAsync()
@@ -82,11 +83,16 @@ internal sealed class Receiver : IAsyncDisposable
     public override string ToString() =>
         $"Destination {Destination.State}, {Destination.DescribeMissing()}, {Incoming.Statistics}, {Destination.Faults}, {Receiving.Status} {Receiving.Exception?.InnerException?.Message}";
 
-    /// <summary>With pages missing only when nobody waits for them.</summary>
+    /// <summary>After a failure its guest stays frozen, and its memory mapped.</summary>
     public async ValueTask DisposeAsync()
     {
         await Incoming.DisposeAsync();
-        await Destination.CloseAsync(MissingPagePolicy.Poison);
+        await Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
+        if (Destination.Blocks.MissingBytes > 0 && Guest is not null)
+        {
+            return;
+        }
+
         foreach (RamBlock block in Destination.Blocks.Blocks)
         {
             block.Memory?.Dispose();

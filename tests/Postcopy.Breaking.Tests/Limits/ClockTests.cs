@@ -59,8 +59,9 @@ public sealed class ClockTests(ITestOutputHelper output)
             }
         });
         int recoveries = await SourceLoop.RunAsync(
-            receiver, new TestPages(new SourceRamBlock("pc.ram", 8 << 20)), new QemuSourceOptions { TimeProvider = clock, BackgroundBandwidth = 4 << 20 }, connections.Connect,
-            _ => receiver.StartGuest(2));
+            receiver, new TestPages(new SourceRamBlock("pc.ram", 4 << 20), new SourceRamBlock("pc.idle", 4 << 20)),
+            new QemuSourceOptions { TimeProvider = clock, BackgroundBandwidth = 4 << 20 }, connections.Connect,
+            _ => receiver.StartGuest(2, blocks: 1));
         await receiver.FinishAsync();
         await stop.CancelAsync();
         await jumping;

@@ -58,6 +58,7 @@ public sealed class DescriptorLimitTests(ITestOutputHelper output)
         using MigrationListener listener = MigrationListener.Bind(new System.Net.Sockets.UnixDomainSocketEndPoint(child.Arguments[0]));
         Receiver receiver = new(listener.AcceptAsync, new QemuIncomingOptions { RecoverTimeout = Receiver.Budget });
         child.Say("listening");
+        OpenConsole();
         receiver.Running.Wait(Receiver.Budget);
         receiver.StartGuest(2);
         TestLibc.Limit(TestLibc.RLIMIT_NOFILE, None);
@@ -70,11 +71,15 @@ public sealed class DescriptorLimitTests(ITestOutputHelper output)
         child.Say("whole");
     }
 
+    /// <summary>The scenario talks over it, and the runtime opens it with the first word.</summary>
+    private static void OpenConsole() => _ = (Console.In, Console.Out, Console.Error);
+
     private static void Begin(ChildScenario child)
     {
         using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 4096 });
         PostcopyDestination destination = new(new PostcopyOptions { Open = Requires.AnyKind });
         _ = destination.Blocks.Add(new RamBlockSpec { Name = "ram", Memory = memory });
+        OpenConsole();
         TestLibc.Limit(TestLibc.RLIMIT_NOFILE, None);
         try
         {

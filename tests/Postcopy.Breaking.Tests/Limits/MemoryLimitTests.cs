@@ -69,7 +69,8 @@ public sealed class MemoryLimitTests(ITestOutputHelper output)
             group.SetLimit(4 * ReceivingChild.Ram);
             Assert.Equal("whole", child.ReadLine());
             child.WaitForSuccess();
-            Assert.Equal(QemuSourceState.Completed, await sending.WaitAsync(Receiver.Budget));
+            QemuSourceState end = await sending.WaitAsync(Receiver.Budget);
+            Assert.True(end == QemuSourceState.Completed, $"{end}: {source.Error}");
         }
         finally
         {
