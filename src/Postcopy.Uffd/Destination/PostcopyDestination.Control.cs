@@ -206,7 +206,8 @@ public sealed partial class PostcopyDestination
             }
 
             // A look walks the bitmaps: by the clock, not with every kick.
-            if (State is PostcopyState.Listen or PostcopyState.Running && _options.TimeProvider.GetElapsedTime(lookedAt) >= _alarms.Interval)
+            TimeSpan since = _options.TimeProvider.GetElapsedTime(lookedAt);
+            if (State is PostcopyState.Listen or PostcopyState.Running && (since >= _alarms.Interval || since < TimeSpan.Zero))
             {
                 lookedAt = _options.TimeProvider.GetTimestamp();
                 foreach (StallAlarm alarm in _alarms.Look())
