@@ -28,10 +28,17 @@ tests() {
 }
 
 # One function a part; what it prints as 'figure: NAME=VALUE' goes into its result.
-part_models() { tests/models/run; }
+part_models() { tests/models/check; }
 part_interleavings() { tests Debug Postcopy.Uffd.Tests -- '*Interleaving*.*'; }
 part_oracle() { tests Release Postcopy.Uffd.Tests POSTCOPY_ORACLE=50 -- 'BlocktimeOracleTests.*' 'BlocktimeStressTests.*'; }
-part_simulation() { tests Debug Postcopy.Uffd.Tests POSTCOPY_SCHEDULES=1000 -- 'SimulationTests.*' 'ScheduleTests.*'; }
+part_simulation() {
+    # In turns, because each test has a time limit.
+    local seed
+    for seed in $(seq 1 300 3000); do
+        tests Debug Postcopy.Uffd.Tests POSTCOPY_SCHEDULES=300 "POSTCOPY_SEED=$seed" -- 'SimulationTests.*' || return 1
+    done
+    tests Debug Postcopy.Uffd.Tests -- 'ScheduleTests.*'
+}
 part_gc() { tests Release Postcopy.Uffd.Tests POSTCOPY_GC_SECONDS=60 -- 'GcSafetyTests.*' 'StuckFaultTests.*'; }
 part_handler() { tests Release Postcopy.Handler.Tests POSTCOPY_HANDLER_KILLS=100 -- '*'; }
 part_breaking() {
@@ -57,6 +64,7 @@ figures() {
     done < <(
         sed -nE 's/^ *(total|succeeded|failed|skipped): *([0-9]+).*/tests \1=\2/p' "$1" | tail -n 4
         sed -nE 's/^figure: *//p' "$1"
+        sed -nE 's/^([a-z]+): holds in all ([0-9]+) states/states of \1=\2/p' "$1"
         sed -nE 's/^([0-9]+ of [0-9]+ guards taken out .*)/guards=\1/p; s/^(Blocktime|Ram|Placement|Wire): ([0-9]+ of [0-9]+ mutants noticed.*)/\1=\2/p' "$1"
     )
 }

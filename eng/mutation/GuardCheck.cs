@@ -144,7 +144,7 @@ internal static class GuardCheck
         try
         {
             Stopwatch clock = Stopwatch.StartNew();
-            string said = Shell(folder, $"cp '{models}'/*.h '{models}/{parts[0]}.pml' . && spin -a -D{parts[1]} {parts[0]}.pml && gcc -O1 -w -DSAFETY -DMEMLIM=1500 -DVECTORSZ=2048 -o pan pan.c && ./pan -m200000");
+            string said = Shell(folder, $"cp '{models}'/*.h '{models}/{parts[0]}.pml' . && spin -a -D{parts[1]} {parts[0]}.pml && gcc -O1 -w -DSAFETY -DMEMLIM=1500 -DVECTORSZ=4096 -o pan pan.c && ./pan -m1000000");
             return new TestAnswer(
                 System.Text.RegularExpressions.Regex.IsMatch(said, "errors: [1-9]") ? Verdict.Failed : Verdict.Passed,
                 $"model {model}", clock.Elapsed.TotalSeconds);

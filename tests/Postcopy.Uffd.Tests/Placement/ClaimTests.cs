@@ -1,3 +1,5 @@
+using Postcopy.Uffd.Interop;
+using Postcopy.Uffd.Tests.Destination;
 using Postcopy.Uffd.Tests.Infrastructure;
 
 namespace Postcopy.Uffd.Tests.Placement;
@@ -65,7 +67,7 @@ public sealed class ClaimTests
         Assert.SkipUnless(staging.TryBack(), "Needs a free huge page: 'echo 1 > /proc/sys/vm/compact_memory' may help.");
         nuint source = bench.Source(7, 1);
         Assert.True(bench.Placer.Place(bench.Block, 7 * 4096, source, 4096).IsReceived);
-        Destination.Pages.Free(source);
+        Pages.Free(source);
 
         Assert.Equal(0, bench.Placer.MoveStretch(bench.Block, 0, staging.Address, 0, out StretchFallback reason));
 
@@ -93,7 +95,7 @@ public sealed class ClaimTests
         // Received, thrown away by a plain madvise, and back as zeros: by the fault thread, which is this test.
         using PlacerBench bench = new(RawMapping.Anonymous(8));
         _ = bench.Place(0, 1);
-        Assert.Equal(0, Interop.Libc.madvise(bench.Arena.Page(0), 4096, Interop.Libc.MADV_DONTNEED));
+        Assert.Equal(0, Libc.madvise(bench.Arena.Page(0), 4096, Libc.MADV_DONTNEED));
         Task<bool> lease = Task.Run(() =>
         {
             using PresentLease held = bench.Block.LeasePresent(0, 4096);
