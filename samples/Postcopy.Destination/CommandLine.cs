@@ -27,7 +27,7 @@ internal sealed class CommandLine
         "bytes a second, such as 50MB/s, 20M or 0",
         static (string text, out long rate) => Quantity.TryParse(text.EndsWith("/s", StringComparison.OrdinalIgnoreCase) ? text[..^2] : text, out rate));
 
-    private readonly Option<string> _report = Choice("--report", "text", "Form of the blocktime report", "text", "json");
+    private readonly Option<string> _report = Choice("--report", "text", "Form of the report: of the blocktime for people, as query-migrate, or as the text of info migrate", "text", "json", "hmp");
     private readonly Option<string?> _reportFile = new("--report-file") { HelpName = "PATH", Description = "Write the report there instead of to standard output" };
     private readonly Option<string?> _hashFile = new("--hash-file") { HelpName = "PATH", Description = "Write one line 'SHA256  block-name' per RAM block there" };
     private readonly Option<string?> _timeline = new("--timeline")
@@ -130,7 +130,7 @@ internal sealed class CommandLine
             MemoryKind = kind,
             Seed = Value(parsed, _seed, defaults.Seed),
             Bandwidth = Value(parsed, _bandwidth, defaults.Bandwidth),
-            Json = parsed.GetValue(_report) == "json",
+            Report = parsed.GetValue(_report)!,
             ReportFile = parsed.GetValue(_reportFile),
             HashFile = parsed.GetValue(_hashFile),
             TimelineFile = parsed.GetValue(_timeline),

@@ -15,7 +15,7 @@ public sealed class CommandLineTests
     [InlineData("--memory-kind", "disk", "--memory-kind: 'disk' is not allowed; give anonymous or memfd or hugetlb.")]
     [InlineData("--seed", "x", "--seed: 'x' is not allowed; give a whole number.")]
     [InlineData("--bandwidth", "fast", "--bandwidth: 'fast' is not allowed; give bytes a second, such as 50MB/s, 20M or 0.")]
-    [InlineData("--report", "xml", "--report: 'xml' is not allowed; give text or json.")]
+    [InlineData("--report", "xml", "--report: 'xml' is not allowed; give text or json or hmp.")]
     [InlineData("--listen", "udp:1", "--listen: 'udp:1' is not allowed; give tcp:HOST:PORT (such as tcp:127.0.0.1:4444) or unix:PATH.")]
     [InlineData("--listen", "tcp:127.0.0.1:99999", "--listen: 'tcp:127.0.0.1:99999' is not allowed; give tcp:HOST:PORT")]
     [InlineData("--timeout", "0", "--timeout: '0' is not allowed; give a whole number from 1 to 86400.")]

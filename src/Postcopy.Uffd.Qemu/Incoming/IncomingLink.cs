@@ -81,6 +81,9 @@ internal sealed class IncomingLink
         }
     }
 
+    /// <summary>Bytes received on the urgent channels that are there still.</summary>
+    internal long UrgentBytes => _urgent.Sum(c => c.ReceivedBytes);
+
     /// <summary>An urgent channel has spoken, and is there still.</summary>
     internal bool HasUrgent => _urgent.Count > 0;
 
@@ -89,7 +92,7 @@ internal sealed class IncomingLink
     /// main one. Called now and then.
     /// </summary>
     internal bool UrgentStandsStill(TimeProvider clock, TimeSpan timeout, IReadOnlyList<RamBlock> blocks) =>
-        _requests.Look(clock.GetTimestamp(), clock, blocks, _urgent.Sum(c => c.ReceivedBytes)) >= timeout;
+        _requests.Look(clock.GetTimestamp(), clock, blocks, UrgentBytes) >= timeout;
 
     /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
     internal bool StandsStill(TimeProvider clock, TimeSpan timeout)

@@ -62,7 +62,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     public QemuIncomingStatistics Statistics => new()
     {
         Phase = _stream.Phase,
-        Bytes = Volatile.Read(ref _bytes),
+        Bytes = Bytes,
         Pages = Volatile.Read(ref _pages),
         ZeroPages = Volatile.Read(ref _zeroPages),
         PrecopyPages = Volatile.Read(ref _precopyPages),
@@ -291,6 +291,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             }
 
             _over = true;
+            _ended = _options.TimeProvider.GetTimestamp();
             writer = _link is { Ended: false } link ? link.Writer : null;
         }
 
