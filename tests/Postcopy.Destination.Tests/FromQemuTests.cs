@@ -38,8 +38,11 @@ public sealed class FromQemuTests : IDisposable
             Type(qemu, $"object_add tls-creds-x509,id=tls0,dir={qemu.Inside},endpoint=client", "migrate_set_parameter tls-creds tls0");
         }
 
+        string[] commands = [.. ReadmeCommands().Select(c => c.Replace("tcp:127.0.0.1:4444", uri, StringComparison.Ordinal))];
+        Type(qemu, commands[..1]);
         if (kind.Contains("preempt", StringComparison.Ordinal))
         {
+            // Refused before the first of them.
             options.Add("--preempt");
             Type(qemu, "migrate_set_capability postcopy-preempt on");
         }
@@ -52,7 +55,7 @@ public sealed class FromQemuTests : IDisposable
         options.AddRange(recovery ? ["--recover-timeout", "60"] : []);
         using SampleProcess sample = SampleProcess.Start([.. options]);
         await sample.WaitForAsync("waiting for a source", s_patience);
-        Type(qemu, [.. ReadmeCommands().Select(c => c.Replace("tcp:127.0.0.1:4444", uri, StringComparison.Ordinal))]);
+        Type(qemu, commands[1..]);
         if (recovery)
         {
             await sample.WaitForAsync("switched to postcopy", s_patience);
