@@ -33,7 +33,7 @@ internal sealed class DestinationRun : IAsyncDisposable
         {
             // The threads here touch memory in user mode, so a descriptor for that is enough; a KVM guest needs more.
             Open = new UffdOpenOptions { AllowUserModeOnly = true },
-            Blocktime = options.TimelineFile is null ? new BlocktimeOptions() : new BlocktimeOptions { TimelineCapacity = TimelineFile.Capacity },
+            Blocktime = new BlocktimeOptions { TimelineCapacity = options.TimelineFile is null ? 0 : TimelineFile.Capacity },
             OnStall = alarm => output.Warn(alarm.ToString()),
             LoggerFactory = output.Problem,
         });

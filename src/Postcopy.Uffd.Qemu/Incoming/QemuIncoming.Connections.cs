@@ -137,7 +137,8 @@ public sealed partial class QemuIncoming
             IncomingLink old;
             lock (_lock)
             {
-                if (_over || !_pointOfNoReturn || _mainEnded || _options.RecoverTimeout <= TimeSpan.Zero)
+                bool tooLate = _mainEnded && (!_options.RecoverAfterEnd || _destination.Blocks.MissingBytes == 0);
+                if (_over || !_pointOfNoReturn || tooLate || _options.RecoverTimeout <= TimeSpan.Zero)
                 {
                     return null;
                 }

@@ -27,7 +27,6 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private readonly List<Connection> _connections = [];
     private readonly List<Thread> _threads = [];
     private readonly CancellationTokenSource _stop = new();
-    private readonly CancellationTokenSource _gone = new();
     private readonly TaskCompletionSource<CompletionReport> _result = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Dictionary<RamBlock, StreamRamBlock> _streamBlocks = [];
 
@@ -182,7 +181,6 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         await StopAsync(Task.CompletedTask).ConfigureAwait(false);
         _ = _result.Task.Exception;
         _stop.Dispose();
-        _gone.Dispose();
     }
 
     private async Task AcceptAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept)
