@@ -29,7 +29,10 @@ public sealed class HostBlockTests
     public async Task ABlockThatDoesNotMatchIsRefusedBeforeAnyPage(string name, long length, int sourcePage, string message)
     {
         long sourceLength = sourcePage == 4096 ? Ram : length;
-        await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", sourceLength, sourcePage)));
+        await using Migration migration = new(
+            new PatternMemory(new SourceRamBlock("pc.ram", sourceLength, sourcePage)),
+            // One without may have its package out before it hears of the refusal.
+            new QemuSourceOptions { UsePointOfNoReturn = true });
         _ = migration.Destination.Blocks.Add(new RamBlockSpec { Name = name, Memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = length }) });
         Task<CompletionReport> receiving = migration.Receive();
         Task<QemuSourceState> sending = migration.Send();
