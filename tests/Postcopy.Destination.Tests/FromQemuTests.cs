@@ -30,7 +30,7 @@ public sealed class FromQemuTests : IDisposable
         bool tls = kind.Contains("tls", StringComparison.Ordinal);
         bool recovery = kind.Contains("recovery", StringComparison.Ordinal);
         (string listen, string uri) = Address(qemu, kind.Contains("unix", StringComparison.Ordinal));
-        List<string> options = ["--listen", listen, "--vcpus", "2", "--hash-file", In("hashes"), "--package-file", In("package"), "--report", "json", "--report-file", In("report")];
+        List<string> options = ["--listen", listen, "--vcpus", "2", "--hash-file", In("hashes"), "--package-file", In("package"), "--report", recovery ? "hmp" : "json", "--report-file", In("report")];
         if (tls)
         {
             _ = Certificates.Write(qemu.Directory);
@@ -38,8 +38,11 @@ public sealed class FromQemuTests : IDisposable
             Type(qemu, $"object_add tls-creds-x509,id=tls0,dir={qemu.Inside},endpoint=client", "migrate_set_parameter tls-creds tls0");
         }
 
+        string[] commands = [.. ReadmeCommands().Select(c => c.Replace("tcp:127.0.0.1:4444", uri, StringComparison.Ordinal))];
+        Type(qemu, commands[..1]);
         if (kind.Contains("preempt", StringComparison.Ordinal))
         {
+            // Refused before the first of them.
             options.Add("--preempt");
             Type(qemu, "migrate_set_capability postcopy-preempt on");
         }
@@ -52,7 +55,7 @@ public sealed class FromQemuTests : IDisposable
         options.AddRange(recovery ? ["--recover-timeout", "60"] : []);
         using SampleProcess sample = SampleProcess.Start([.. options]);
         await sample.WaitForAsync("waiting for a source", s_patience);
-        Type(qemu, [.. ReadmeCommands().Select(c => c.Replace("tcp:127.0.0.1:4444", uri, StringComparison.Ordinal))]);
+        Type(qemu, commands[1..]);
         if (recovery)
         {
             await sample.WaitForAsync("switched to postcopy", s_patience);
@@ -67,14 +70,22 @@ public sealed class FromQemuTests : IDisposable
         string hash = Convert.ToHexStringLower(SHA256.HashData(await File.ReadAllBytesAsync(Path.Combine(qemu.Directory, "content"), TestContext.Current.CancellationToken)));
         Assert.Contains($"{hash}  mem0", await File.ReadAllLinesAsync(In("hashes"), TestContext.Current.CancellationToken));
         Assert.Equal([8, 0, 4, 0, 0], (await File.ReadAllBytesAsync(In("package"), TestContext.Current.CancellationToken))[..5]);
-        using JsonDocument report = JsonDocument.Parse(await File.ReadAllTextAsync(In("report"), TestContext.Current.CancellationToken));
+        Assert.False(listen.StartsWith("unix:", StringComparison.Ordinal) && File.Exists(listen[5..]));
+        string written = await File.ReadAllTextAsync(In("report"), TestContext.Current.CancellationToken);
+        if (recovery)
+        {
+            Assert.StartsWith("Status: \t\tcompleted\nTime (ms): \t\ttotal=", written, StringComparison.Ordinal);
+            Assert.Matches(@"Postcopy vCPU Blocktime \(ms\):\n \[\d+, \d+\]\n", written);
+            return;
+        }
+
+        using JsonDocument report = JsonDocument.Parse(written);
         Assert.Equal("completed", report.RootElement.GetProperty("status").GetString());
         JsonElement ram = report.RootElement.GetProperty("ram");
         JsonElement source = qemu.Monitor.Execute("query-migrate").GetProperty("ram");
         Assert.Equal(source.GetProperty("total").GetInt64(), ram.GetProperty("total").GetInt64());
         Assert.True(ram.GetProperty("postcopy-requests").GetInt64() > 0);
         Assert.Equal(2, report.RootElement.GetProperty("postcopy-vcpu-blocktime").GetArrayLength());
-        Assert.False(listen.StartsWith("unix:", StringComparison.Ordinal) && File.Exists(listen[5..]));
 
         string Pem(string name) => Path.Combine(qemu.Directory, $"{name}.pem");
     }

@@ -24,6 +24,10 @@ internal static class SourceMemory
             byte[] content = new byte[block.UsedLength];
             block.Read(0, content);
             Assert.True(mappings.Any(m => Holds(memory, m, content)), $"The source has no memory equal to RAM block '{block.Name}' of {block.UsedLength} bytes.");
+
+            // One bit in the last byte would have been noticed.
+            content[^1] ^= 1;
+            Assert.DoesNotContain(mappings, m => Holds(memory, m, content));
         });
     }
 
