@@ -199,6 +199,8 @@ public sealed unsafe partial class PageBitmap : IDisposable
             return false;
         }
 
+        InterleavingPoint.Yield("run.found");
+
         // From the bit after it: another thread may have set the first one meanwhile, and a run of 0 would be an ioctl of
         // length 0. That it is set now costs one "already present".
         long end = start + 1 < limit ? FindNext(start + 1, limit, invert: false) : -1;

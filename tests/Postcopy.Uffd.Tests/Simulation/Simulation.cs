@@ -180,7 +180,7 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
         NativeMemory.Free((void*)_source);
     }
 
-    private static long ContentAtSource(int page) => page % 5 == 0 ? 0 : 1000 + page;
+    private static long ContentAtSource(int page) => page % 5 < 2 ? 0 : 1000 + page;
 
     private void AddVcpus(FakeKernel kernel, int count, uint firstThread)
     {
@@ -361,18 +361,19 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
         bool done = true;
         for (int at = page; at < page + count && done;)
         {
-            int zeros = 0;
-            while (at + zeros < page + count && zeros < LongestRun && ContentAtSource(at + zeros) == 0)
+            // Neighbours of one kind together: what the kernel does of a run may be a part.
+            bool zero = ContentAtSource(at) == 0;
+            int run = 0;
+            while (at + run < page + count && run < LongestRun && (ContentAtSource(at + run) == 0) == zero)
             {
-                zeros++;
+                Marshal.WriteInt64((nint)_source + (nint)((long)run << _block.PageSize.Shift), ContentAtSource(at + run));
+                run++;
             }
 
-            int run = Math.Max(1, zeros);
             long offset = (long)at << _block.PageSize.Shift;
-            Marshal.WriteInt64((nint)_source, ContentAtSource(at));
-            PlaceResult result = zeros > 0
+            PlaceResult result = zero
                 ? _placer.PlaceZero(_block, offset, (long)run << _block.PageSize.Shift)
-                : _placer.Place(_block, offset, _source, _block.PageSize.Bytes);
+                : _placer.Place(_block, offset, _source, (long)run << _block.PageSize.Shift);
             Assert.True(result.IsReceived || result.Outcome is PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory ||
                 (result.Outcome == PlaceOutcome.OutOfHugePages && _memory.Pool <= 0), result.ToString());
             done = result.IsReceived;
