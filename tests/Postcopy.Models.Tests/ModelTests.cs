@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Text.RegularExpressions;
 
 namespace Postcopy.Models.Tests;
 
@@ -52,7 +53,7 @@ public sealed class ModelTests
             string method = row.Split('|')[^2].Trim().Trim('`');
             string[] parts = method.Split('.');
             bool found = Directory.EnumerateFiles(Path.Combine(root, "src"), parts[0] + "*.cs", SearchOption.AllDirectories)
-                .Any(f => !f.Contains("/obj/", StringComparison.Ordinal) && File.ReadAllText(f).Contains($" {parts[1]}(", StringComparison.Ordinal));
+                .Any(f => !f.Contains("/obj/", StringComparison.Ordinal) && Regex.IsMatch(File.ReadAllText(f), $@"[ .]{parts[1]}\("));
             Assert.True(found, $"{method}, of the row '{row}', is not in src.");
         }
     }
