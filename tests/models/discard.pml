@@ -120,7 +120,12 @@ received:
 #endif
     if
 #ifndef NO_RECHECK_UNDER_CLAIM
-    :: LOAD(READER, RECEIVED) == 0 -> wake()
+    :: LOAD(READER, RECEIVED) == 0 ->
+#ifdef NO_WAKE_OF_FORGOTTEN
+        skip
+#else
+        wake()
+#endif
 #endif
     :: else ->
         /* ZEROPAGE places and wakes; "already present" is followed by a wake. */
@@ -183,18 +188,20 @@ proctype Discarder()
 #ifndef NO_EXCLUSIVE_CLAIM
         atomic { FENCE(DISCARDER) && memory[CLAIM] == 0 -> memory[CLAIM] = EXCLUSIVE }
 #endif
+        /* ClearRangeInto: "requested" first, and only where "received" is seen. */
         seen = LOAD(DISCARDER, RECEIVED);
+#ifdef RECEIVED_FORGOTTEN_FIRST
+        exchange(DISCARDER, RECEIVED, 0, old);
+#endif
         if
         :: seen == 1 -> exchange(DISCARDER, REQUESTED, 0, old)
         :: else
         fi;
+#ifndef RECEIVED_FORGOTTEN_FIRST
         exchange(DISCARDER, RECEIVED, 0, old);
-        if
-        :: old == 1 && seen == 0 -> exchange(DISCARDER, REQUESTED, 0, old)
-        :: else
-        fi;
+#endif
         atomic { present = false; source = false; zeros_are_right = false }
-#ifndef NO_WAKE_AFTER_DISCARD
+#ifndef NO_WAKE_OF_FORGOTTEN
         wake();
 #endif
         RELEASE(DISCARDER, CLAIM, 0);

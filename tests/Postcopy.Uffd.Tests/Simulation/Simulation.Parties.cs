@@ -89,7 +89,7 @@ internal sealed unsafe partial class Simulation
                 ? _placer.PlaceZero(_block, offset, (long)run << _block.PageSize.Shift)
                 : _placer.Place(_block, offset, _source, _block.PageSize.Bytes);
             Assert.True(result.IsReceived || result.Outcome is PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory ||
-                (result.Outcome == PlaceOutcome.OutOfHugePages && _memory.Pool <= 0), result.ToString());
+                (result.Outcome == PlaceOutcome.OutOfHugePages && _memory.Pool <= 0) || (result.Outcome == PlaceOutcome.TargetGone && _kernel.TargetGone), result.ToString());
             done = result.IsReceived;
             at += run;
         }

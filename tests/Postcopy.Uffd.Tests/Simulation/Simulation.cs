@@ -142,6 +142,7 @@ internal sealed unsafe partial class Simulation : IPageRequester, IFaultObserver
         for (int i = 0; i < steps; i++)
         {
             Step();
+            Check();
         }
 
         _kernel.Exit();
