@@ -4,10 +4,14 @@ using CsCheck;
 namespace Postcopy.Uffd.Tests.Blocktime;
 
 /// <summary>
-/// Random sequences with a settable clock, equal to the brute-force oracle to the nanosecond. POSTCOPY_SEQUENCES multiplies how many.
+/// Random sequences with a settable clock, equal to the brute-force oracle to the nanosecond.
 /// </summary>
 public sealed class BlocktimeOracleTests
 {
+    // POSTCOPY_ORACLE: how many times as many sequences.
+    private static readonly int s_times =
+        int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_ORACLE"), CultureInfo.InvariantCulture, out int n) ? n : 1;
+
     private static readonly Gen<(int Seed, int Slots, int Pages, int Lateness, int Events)> s_scripts =
         Gen.Select(Gen.Int, Gen.Int[1, 64], Gen.Int[2, 200], Gen.Int[1, 60], Gen.Int[1, 600]);
 
@@ -18,19 +22,17 @@ public sealed class BlocktimeOracleTests
     private static readonly Gen<(int Seed, int Slots, int Pages, int Lateness, int Events)> s_anySlots =
         Gen.Select(Gen.Int, Gen.Int[0, 11].SelectMany(power => Gen.Int[1 << power, 2 << power]), Gen.Int[1, 3000], Gen.Int[1, 60], Gen.Int[1, 400]);
 
-    private static int Times => int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_SEQUENCES"), CultureInfo.InvariantCulture, out int n) ? n : 1;
-
     [Fact]
     public void RandomSequencesEqualTheOracleToTheNanosecond() =>
-        s_scripts.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 60 * Times, threads: 1);
+        s_scripts.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 60 * s_times, threads: 1);
 
     [Fact]
     public void RandomSequencesOfOneTo4096SlotsEqualTheOracleToTheNanosecond() =>
-        s_anySlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 24 * Times, threads: 1);
+        s_anySlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 24 * s_times, threads: 1);
 
     [Fact]
     public void RandomSequencesOfFewSlotsEqualTheOracleToTheNanosecond() =>
-        s_fewSlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 500 * Times, threads: 1);
+        s_fewSlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 500 * s_times, threads: 1);
 
     [Fact]
     public void SequencesLongerThanTheRingsEqualTheOracleToTheNanosecondWhileNothingIsAssumed() =>
@@ -44,7 +46,7 @@ public sealed class BlocktimeOracleTests
                 Assert.Null(script.Compare(exact));
                 script.Tracker.AssertNobodyWaits();
             },
-            iter: 500 * Times,
+            iter: 500 * s_times,
             threads: 1);
 
     [Fact]
@@ -59,7 +61,7 @@ public sealed class BlocktimeOracleTests
                     Assert.Null(script.Peek());
                 }
             },
-            iter: 300 * Times,
+            iter: 300 * s_times,
             threads: 1);
 
     [Theory]

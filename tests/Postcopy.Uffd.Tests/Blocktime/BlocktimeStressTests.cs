@@ -24,7 +24,7 @@ public sealed class BlocktimeStressTests
     [Fact(Timeout = 600_000)]
     public async Task GeneratedRunsOfRealThreadsAgreeWithTheLoggedStampsExactly()
     {
-        int times = int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_SEQUENCES"), CultureInfo.InvariantCulture, out int n) ? n : 1;
+        int times = int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_ORACLE"), CultureInfo.InvariantCulture, out int n) ? n : 1;
         CancellationToken stop = TestContext.Current.CancellationToken;
         await Gen.Select(Gen.Int, Gen.Int[1, 64], Gen.Int[1, 4], Gen.Bool).SampleAsync(
             g => Check(new Run(g.Item1, g.Item2, g.Item3, rounds: 3000, stop), readings: g.Item4), iter: 10 * times, threads: 1);
