@@ -31,7 +31,7 @@ internal sealed class CommandLine
         static (string text, out long rate) =>
             Quantity.TryParse(text.EndsWith("/s", StringComparison.OrdinalIgnoreCase) ? text[..^2] : text, out rate) && rate is 0 or >= LeastBandwidth);
 
-    private readonly Option<string> _report = Choice("--report", "text", "Form of the blocktime report", "text", "json");
+    private readonly Option<string> _report = Choice("--report", "text", "Form of the report: of the blocktime for people, as query-migrate, or as the text of info migrate", "text", "json", "hmp");
     private readonly Option<string?> _reportFile = OutputFile("--report-file", "Write the report there instead of to standard output");
     private readonly Option<string?> _hashFile = OutputFile("--hash-file", "Write one line 'SHA256  block-name' per RAM block there");
     private readonly Option<string?> _timeline = new("--timeline")
@@ -134,7 +134,7 @@ internal sealed class CommandLine
             MemoryKind = kind,
             Seed = Value(parsed, _seed, defaults.Seed),
             Bandwidth = Value(parsed, _bandwidth, defaults.Bandwidth),
-            Json = parsed.GetValue(_report) == "json",
+            Report = parsed.GetValue(_report)!,
             ReportFile = parsed.GetValue(_reportFile),
             HashFile = parsed.GetValue(_hashFile),
             TimelineFile = parsed.GetValue(_timeline),

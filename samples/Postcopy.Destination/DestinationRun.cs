@@ -159,7 +159,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             await File.WriteAllLinesAsync(hashFile, ContentCheck.HashLines(blocks), cancellation);
         }
 
-        await _output.ReportAsync(report, _vcpus, cancellation);
+        await _output.ReportAsync(report, _incoming, _vcpus, cancellation);
         Draw(report.Blocktime!, report.PlacementSamples);
         if (_source is not null && await _source.WaitAsync(cancellation) is not 0)
         {

@@ -19,7 +19,7 @@ public sealed class CommandLineTests
     [InlineData("--report-file", "/no/such/folder/report", "--report-file: '/no/such/folder/report' is not allowed; give a file in a folder that exists.")]
     [InlineData("--hash-file", "/tmp", "--hash-file: '/tmp' is not allowed; give a file in a folder that exists.")]
     [InlineData("--timeline", "/no/such/folder/run.svg", "--timeline: '/no/such/folder/run.svg' is not allowed; give a file in a folder that exists.")]
-    [InlineData("--report", "xml", "--report: 'xml' is not allowed; give text or json.")]
+    [InlineData("--report", "xml", "--report: 'xml' is not allowed; give text or json or hmp.")]
     [InlineData("--listen", "udp:1", "--listen: 'udp:1' is not allowed; give tcp:HOST:PORT (such as tcp:127.0.0.1:4444) or unix:PATH.")]
     [InlineData("--listen", "tcp:127.0.0.1:99999", "--listen: 'tcp:127.0.0.1:99999' is not allowed; give tcp:HOST:PORT")]
     [InlineData("--timeout", "0", "--timeout: '0' is not allowed; give a whole number from 1 to 86400.")]

@@ -155,6 +155,12 @@ public sealed partial class PostcopyDestination
 
             if (page == first)
             {
+                if (block.Unsent.Test(page) && !block.Received.Test(page))
+                {
+                    // Requested, and the source not told yet: make sure that the fault thread looks for it.
+                    _reader?.Prefetch(block, page, 1);
+                }
+
                 page++;
                 continue;
             }
@@ -206,7 +212,8 @@ public sealed partial class PostcopyDestination
             }
 
             // A look walks the bitmaps: by the clock, not with every kick.
-            if (State is PostcopyState.Listen or PostcopyState.Running && _options.TimeProvider.GetElapsedTime(lookedAt) >= _alarms.Interval)
+            TimeSpan since = _options.TimeProvider.GetElapsedTime(lookedAt);
+            if (State is PostcopyState.Listen or PostcopyState.Running && (since >= _alarms.Interval || since < TimeSpan.Zero))
             {
                 lookedAt = _options.TimeProvider.GetTimestamp();
                 foreach (StallAlarm alarm in _alarms.Look())
