@@ -273,13 +273,9 @@ internal sealed class FillingStretch : IDisposable
 
     private bool TryTakeAll()
     {
+        InterleavingPoint.Yield("stretch.takeall");
         for (int w = 0; w < Words; w++)
         {
-            if (w == 0)
-            {
-                InterleavingPoint.Yield("stretch.takeall");
-            }
-
             ulong taken = Interlocked.And(ref _free[w], 0UL);
             if (taken != ulong.MaxValue)
             {
