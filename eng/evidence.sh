@@ -24,7 +24,7 @@ tests() {
     shift
     for test in "$@"; do filter+=(--filter-method "*.$test"); done
     [ "${POSTCOPY_NO_BUILD:-}" = 1 ] || dotnet build -c "$configuration" "$project" -v q || return 1
-    env ${variables[@]+"${variables[@]}"} dotnet test -c "$configuration" --no-build --project "$project" -- ${filter[@]+"${filter[@]}"}
+    env ${variables[@]+"${variables[@]}"} dotnet test -c "$configuration" --no-build --project "$project" -- --output Detailed --no-ansi ${filter[@]+"${filter[@]}"}
 }
 
 # One function a part; what it prints as 'figure: NAME=VALUE' goes into its result.
@@ -64,6 +64,8 @@ figures() {
     done < <(
         sed -nE 's/^ *(total|succeeded|failed|skipped): *([0-9]+).*/tests \1=\2/p' "$1" | tail -n 4
         sed -nE 's/^figure: *//p' "$1"
+        awk '/^ *[0-9]+ orders$/ { orders += $1 } END { if (orders) print "orders explored=" orders }' "$1"
+        sed -nE 's/^ *([0-9]+ mutations) of .*; (complete|cut|incomplete|malformed)(:.*)$/\1=\2\3/p' "$1"
         sed -nE 's/^([a-z]+): holds in all ([0-9]+) states/states of \1=\2/p' "$1"
         sed -nE 's/^([0-9]+ of [0-9]+ guards taken out .*)/guards=\1/p; s/^(Blocktime|Ram|Placement|Wire): ([0-9]+ of [0-9]+ mutants noticed.*)/\1=\2/p' "$1"
     )

@@ -119,7 +119,7 @@ internal sealed class TestRun : IDisposable
 
     private static string FirstFailure(string text)
     {
-        string? line = text.Split('\n').FirstOrDefault(l => l.StartsWith("failed ", StringComparison.Ordinal));
+        string? line = text.Split('\n').FirstOrDefault(l => l.StartsWith("failed ", StringComparison.Ordinal) && !l.StartsWith("failed [", StringComparison.Ordinal));
         if (line is null)
         {
             return string.Empty;

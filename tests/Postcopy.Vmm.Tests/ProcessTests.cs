@@ -25,7 +25,7 @@ public sealed class ProcessTests(ITestOutputHelper output)
         AssertNothingLost(results, hops);
     }
 
-    /// <summary>Each way once in the middle of postcopy: the answers to five pings are 40 bytes, what follows asks for pages.</summary>
+    /// <summary>Each way once in the middle of postcopy: the answers to pings are 40 bytes, what follows asks for pages.</summary>
     [Theory(Timeout = Limit)]
     [InlineData(1)]
     [InlineData(2)]
@@ -77,11 +77,13 @@ public sealed class ProcessTests(ITestOutputHelper output)
     {
         Requires.Kvm().Dispose();
         Requires.Userfaultfd();
-        await using QemuProcess qemu = await QemuProcess.StartAsync(TickingGuest(), vcpus: 1, megabytes: 32, Requires.Qemu());
-        await qemu.Serial.NextAsync(l => l == "tick").WaitAsync(TestMachine.Limit);
+        string? root = Requires.Qemu();
         await using VmmProcess receiver = new(true, "receive", "--listen", "127.0.0.1:0");
+        int port = (await receiver.ListeningAsync()).Port;
+        await using QemuProcess qemu = await QemuProcess.StartAsync(TickingGuest(), vcpus: 1, megabytes: 32, root);
+        await qemu.Serial.NextAsync(l => l == "tick").WaitAsync(TestMachine.Limit);
 
-        await qemu.MigrateAsync((await receiver.ListeningAsync()).Port, bandwidth: QemuGuest.SlowPrecopy, postcopyBandwidth: 0);
+        await qemu.MigrateAsync(port, bandwidth: QemuGuest.SlowPrecopy, postcopyBandwidth: 0);
         (int code, string said, string errors) = await receiver.EndAsync();
 
         Assert.True(code == 0, said + errors);
@@ -184,7 +186,7 @@ public sealed class ProcessTests(ITestOutputHelper output)
         }
     }
 
-    /// <summary>A boot sector that prints a word so many times, waits some 20 ms after each, and halts.</summary>
+    /// <summary>A boot sector that prints a word so many times, waits some 40 ms after each, and halts.</summary>
     private static byte[] TickingGuest()
     {
         byte[] sector = new byte[512];
@@ -193,7 +195,7 @@ public sealed class ProcessTests(ITestOutputHelper output)
             0xfa, 0x31, 0xdb, // cli; bx = 0
             0xba, 0xf8, 0x03, 0xb0, (byte)'t', 0xee, 0xb0, (byte)'i', 0xee, 0xb0, (byte)'c', 0xee, 0xb0, (byte)'k', 0xee, 0xb0, (byte)'\n', 0xee,
             0x0f, 0x31, 0x66, 0x89, 0xc1, // ecx = time-stamp counter
-            0x0f, 0x31, 0x66, 0x29, 0xc8, 0x66, 0x3d, 0x80, 0xf0, 0xfa, 0x02, 0x72, 0xf3, // until 50 million later
+            0x0f, 0x31, 0x66, 0x29, 0xc8, 0x66, 0x3d, 0x00, 0xe1, 0xf5, 0x05, 0x72, 0xf3, // until 100 million later
             0x43, 0x83, 0xfb, Ticks, 0x75, 0xd6, // the next of them
             0xf4,
         ];

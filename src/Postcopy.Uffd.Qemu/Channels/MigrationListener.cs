@@ -42,6 +42,9 @@ public sealed class MigrationListener : IDisposable
     {
         ArgumentNullException.ThrowIfNull(address);
         options ??= new MigrationListenerOptions();
+
+        // Its assembly is loaded with the first one, which could not be done any more when no descriptor is left.
+        _ = new SocketException((int)SocketError.TooManyOpenSockets).Message;
         bool unix = address.AddressFamily == AddressFamily.Unix;
         Socket socket = new(address.AddressFamily, SocketType.Stream, unix ? ProtocolType.Unspecified : ProtocolType.Tcp);
         try

@@ -155,6 +155,12 @@ public sealed partial class PostcopyDestination
 
             if (page == first)
             {
+                if (block.Unsent.Test(page) && !block.Received.Test(page))
+                {
+                    // Requested, and the source not told yet: make sure that the fault thread looks for it.
+                    _reader?.Prefetch(block, page, 1);
+                }
+
                 page++;
                 continue;
             }

@@ -13,7 +13,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     void IPlacementObserver.OnPlaced(RamBlock block, bool awaited)
     {
         // A full fence stands between the received bit and these reads (MarkReceived); the partner is AddWaiter. The
-        // control thread is not bothered with every fault while all that waits is the end.
+        // control thread is not bothered with every fault while all that waits is the end. Model: tests/models/finish.pml.
         if ((awaited && Volatile.Read(ref _rangeWaiterCount) != 0) || (block.MissingPages == 0 && Volatile.Read(ref _waiterCount) != 0))
         {
             _controlKick.Signal();

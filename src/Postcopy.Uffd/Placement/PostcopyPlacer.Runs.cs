@@ -218,6 +218,7 @@ public sealed partial class PostcopyPlacer
         long pages = bytes >> shift;
 
         // A full fence between "received" and the look at "requested"; the partner is FaultReader.ServeMissing.
+        // Model: tests/models/fault.pml.
         InterleavingPoint.Yield("place.done");
         long changed = block.MarkReceived(page, pages);
         InterleavingPoint.Yield("place.received");

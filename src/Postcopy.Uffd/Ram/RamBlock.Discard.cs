@@ -110,8 +110,10 @@ public sealed partial class RamBlock
                 Volatile.Write(ref _ownDiscardEnd, -1);
             }
 
+            InterleavingPoint.Yield("discard.thrown");
+
             // A fault that was read while the bits changed may have found "requested" from the page's first life and
-            // asked for nothing: its thread touches the page again, and finds both bits clear.
+            // asked for nothing: its thread touches the page again, and finds both bits clear. Model: tests/models/discard.pml.
             WakeEverywhere(start, end - start);
         }
         finally
@@ -122,6 +124,7 @@ public sealed partial class RamBlock
 
     private void ThrowAway(long start, long end)
     {
+        InterleavingPoint.Yield("discard.throw");
         int advice = IsShared ? Libc.MADV_REMOVE : Libc.MADV_DONTNEED;
         while (Libc.madvise(HostAddress + (nuint)start, (nuint)(end - start), advice) != 0)
         {

@@ -31,7 +31,7 @@ public sealed class DescriptorLimitTests(ITestOutputHelper output)
             source.BackgroundBandwidth = 0;
             sending = source.ResumeAsync(ReceivingChild.Connect(path));
             await Task.Delay(500);
-            Assert.False(sending.IsCompleted, $"{source.State} {source.Error?.Message}");
+            Assert.False(sending.IsCompleted, $"{source.State} {source.Error?.Message} {(child.HasExited ? child.Errors : string.Empty)}");
             child.WriteLine("have descriptors again");
             Assert.Equal("whole", child.ReadLine());
             Assert.Equal(QemuSourceState.Completed, await sending.WaitAsync(Receiver.Budget));

@@ -90,6 +90,48 @@ public sealed class ClaimTests
     });
 
     [Fact(Timeout = Limit)]
+    public async Task AStretchOfWhichAPageIsThereOrAskedForIsNotGathered() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(3);
+        _ = bench.Block.Requested.TestAndSet(512 + 3);
+        Assert.True(bench.Placer.PlaceZero(bench.Block, (1024 + 3) * 4096L, 4096).IsReceived);
+
+        Assert.Equal([true, false, false], new[] { 0, 512, 1024 }.Select(first => bench.Placer.MayMove(bench.Block, first)));
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task WithEventsOnAStretchIsMovedWithoutAMadviseThatWouldWaitForTheReader() => await Task.Run(() =>
+    {
+        Requires.Userfaultfd(UffdFeatures.EventRemove);
+        using StretchBench bench = new(1, features: UffdFeatures.EventRemove);
+        bench.Placer.Gate = new LayoutGate();
+        nuint source = bench.Source(0, 512);
+
+        // Nobody reads events here.
+        Task<PlaceResult> placement = Task.Run(() => bench.Placer.PlaceStretch(bench.Block, 0, source));
+
+        Assert.True(placement.WaitAsync(Deadline.Default).GetAwaiter().GetResult().IsReceived);
+        Pages.Free(source);
+        bench.AssertContent(0, 512);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task AZeroPageWhereStagingHeldAnotherPageIsZero() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(2);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        bench.Stream(window, 0, 300);
+
+        // Copied from staging, which keeps the bytes.
+        Assert.True(window.Flush().IsReceived);
+        bench.Stream(window, 512, 512, page => page % 100 == 0);
+        Assert.True(window.Flush().IsReceived);
+
+        Assert.Equal(1, bench.Placer.Statistics.StretchesMoved + bench.Placer.Statistics.StretchesSplit);
+        bench.AssertContent(512, 1024, page => page % 100 == 0);
+    });
+
+    [Fact(Timeout = Limit)]
     public async Task ALeaseMakesThePagesOfAThrownAwayRangePresentBeforeItIsGiven() => await Task.Run(() =>
     {
         // Received, thrown away by a plain madvise, and back as zeros: by the fault thread, which is this test.
