@@ -61,11 +61,11 @@ public sealed class LiveCounterTests
                 await migration.Destination.EnsurePresentAsync(migration.Ram, new PageRange((long)pages[i] << 12, 4096), TestContext.Current.CancellationToken);
             }
         }));
-        Assert.Equal("postcopy-active", qemu.Monitor.MigrationStatus());
+        Assert.Contains(qemu.Monitor.MigrationStatus(), (string[])["postcopy-active", "completed"]);
         migration.Unlimit();
         _ = await migration.CompletedAsync();
         Assert.Equal(0, migration.Incoming.Statistics.LostConnections);
-        Assert.InRange(migration.Incoming.Statistics.Requests, 100, pages.Length);
+        Assert.InRange(migration.Incoming.Statistics.Requests, 50, pages.Length);
         Assert.Equal(migration.SourceRequests(), migration.Incoming.Statistics.Requests);
     }
 
@@ -79,7 +79,7 @@ public sealed class LiveCounterTests
     {
         using QemuProcess qemu = QemuIncomingLiveTests.Stopped("-machine pc", newest);
         string expected = QemuIncomingLiveTests.Hash(qemu);
-        await using LiveMigration migration = new(qemu, preempt: preempt, stall: TimeSpan.FromSeconds(3));
+        await using LiveMigration migration = new(qemu, preempt: preempt, stall: TimeSpan.FromSeconds(5));
         migration.Begin(postcopyBandwidth: 20_000_000);
         await migration.RunningAsync();
         qemu.Monitor.WaitForStatus("postcopy-active");
