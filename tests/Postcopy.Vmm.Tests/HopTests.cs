@@ -128,6 +128,9 @@ public sealed class HopTests(ITestOutputHelper output)
         Task<IncomingReport> receiving = migrate.ReceiveAsync();
         Task<OutgoingReport> sending = migrate.SendAsync();
         _ = await source.HeartbeatsAsync();
+
+        // A connection that closes before it said anything is nobody's: the destination waits for the next one.
+        await TestMachine.UntilAsync(() => migrate.In.Wire.Pages + migrate.In.Wire.ZeroPages > 0);
         migrate.Out.Source.BreakConnection();
         QemuIncomingException lost = await Assert.ThrowsAsync<QemuIncomingException>(() => receiving);
 
