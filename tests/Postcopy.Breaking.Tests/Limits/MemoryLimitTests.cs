@@ -65,7 +65,8 @@ public sealed class MemoryLimitTests(ITestOutputHelper output)
             await using QemuSource source = new(memory);
             Task<QemuSourceState> sending = source.RunAsync(ReceivingChild.Connect(Path.Combine(folder.FullName, "a")));
             Deadline.Until(() => group.Failures > 0, "the limit to be reached");
-            Assert.False(Deadline.Reached(() => child.HasExited || sending.IsCompleted, TimeSpan.FromSeconds(1)), "It did not wait for room.");
+            bool ended = Deadline.Reached(() => child.HasExited || sending.IsCompleted, TimeSpan.FromSeconds(1));
+            Assert.False(ended, $"It did not wait for room: source {source.State} {source.Error}; {(child.HasExited ? child.Errors : "child runs")}");
             group.SetLimit(4 * ReceivingChild.Ram);
             Assert.Equal("whole", child.ReadLine());
             child.WaitForSuccess();
