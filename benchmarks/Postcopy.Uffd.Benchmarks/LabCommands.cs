@@ -8,7 +8,7 @@ using Postcopy.Uffd.Benchmarks.Soak;
 
 namespace Postcopy.Uffd.Benchmarks;
 
-/// <summary>The command line: compare, soak, and single operations without a command.</summary>
+/// <summary>The command line: the latency lab and the endurance run by name, single operations without a command.</summary>
 internal static class LabCommands
 {
     internal static RootCommand Build()
@@ -17,11 +17,11 @@ internal static class LabCommands
             "Measures Postcopy.Uffd. Without a command: BenchmarkDotNet on single operations (its options are passed on).")
         {
             CompareCommand(),
-            SoakCommands.Build(),
-            SoakCommands.BuildWorker(),
             CurveCommand("growth", "How cost grows with the guest's memory, the threads that fault and the RAM blocks", GrowthCurve.Measure),
             CurveCommand("waiting", "Latency against processor time over the spin limit of the fault thread", WaitingCurve.Measure),
             ReceiveCommand(),
+            SoakCommands.Build(),
+            SoakCommands.BuildWorker(),
         };
         return root;
     }

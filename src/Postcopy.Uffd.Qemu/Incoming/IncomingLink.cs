@@ -90,13 +90,8 @@ internal sealed class IncomingLink
         }
     }
 
-    private void CancelWhenAlone()
-    {
-        if (_threads == 1 && LostBecause is not null)
-        {
-            Gone.Cancel();
-        }
-    }
+    /// <summary>Bytes received on the urgent channels that are there still.</summary>
+    internal long UrgentBytes => _urgent.Sum(c => c.ReceivedBytes);
 
     /// <summary>An urgent channel has spoken, and is there still.</summary>
     internal bool HasUrgent => _urgent.Count > 0;
@@ -106,7 +101,7 @@ internal sealed class IncomingLink
     /// main one. Called now and then.
     /// </summary>
     internal bool UrgentStandsStill(TimeProvider clock, TimeSpan timeout, IReadOnlyList<RamBlock> blocks) =>
-        _requests.Look(clock.GetTimestamp(), clock, blocks, _urgent.Sum(c => c.ReceivedBytes)) >= timeout;
+        _requests.Look(clock.GetTimestamp(), clock, blocks, UrgentBytes) >= timeout;
 
     /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
     internal bool StandsStill(TimeProvider clock, TimeSpan timeout)
@@ -123,5 +118,13 @@ internal sealed class IncomingLink
         long now = clock.GetTimestamp();
         _stillSince = Math.Min(_stillSince, now);
         return clock.GetElapsedTime(_stillSince, now) >= timeout;
+    }
+
+    private void CancelWhenAlone()
+    {
+        if (_threads == 1 && LostBecause is not null)
+        {
+            Gone.Cancel();
+        }
     }
 }

@@ -6,12 +6,14 @@ public sealed partial class QemuIncoming
     private static readonly TimeSpan s_farewell = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan s_lastWord = TimeSpan.FromSeconds(1);
 
-    private void BeginPostcopy(DevicePackage package, IncomingLink link)
+    private void BeginPostcopy(DevicePackage package, IncomingLink link, long bytesSoFar)
     {
         _destination.Listen(new PageRequester(link.Writer, _streamBlocks));
         AskForSpoiled(link);
         lock (_lock)
         {
+            _precopyBytes = bytesSoFar;
+
             // Before 10.2 the source counts its guest as gone once the package is out.
             if (!package.HasPointOfNoReturn)
             {
@@ -156,7 +158,11 @@ public sealed partial class QemuIncoming
             Volatile.Write(ref _confirmed, e.Reason is ConnectionLossReason.TransportError);
         }
 
-        _ = _result.TrySetResult(report);
+        lock (_lock)
+        {
+            _ended = _options.TimeProvider.GetTimestamp();
+            _ = _result.TrySetResult(report);
+        }
     }
 
     private CompletionReport CompleteDestination(IncomingLink link)

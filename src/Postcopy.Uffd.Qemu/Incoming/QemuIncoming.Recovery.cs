@@ -18,7 +18,6 @@ public sealed partial class QemuIncoming
             ended = e;
         }
 
-        Count(reader, ref _bytes);
         MainEnded(link, ended);
     }
 
@@ -30,6 +29,7 @@ public sealed partial class QemuIncoming
         {
             // With the lock: either the guest runs and this pauses, or this fails and the guest never runs here.
             link.Ended = true;
+            _bytes += link.Main.ReceivedBytes;
             link.Lose(ended);
             _earlierRequests += link.Writer.Requests;
             if (ended is not null && !_over && (final = Unrecoverable(ended)) is null)

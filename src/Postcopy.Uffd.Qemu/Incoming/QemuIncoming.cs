@@ -61,7 +61,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     public QemuIncomingStatistics Statistics => new()
     {
         Phase = _stream.Phase,
-        Bytes = Volatile.Read(ref _bytes),
+        Bytes = Bytes,
         Pages = Volatile.Read(ref _pages),
         ZeroPages = Volatile.Read(ref _zeroPages),
         PrecopyPages = Volatile.Read(ref _precopyPages),
@@ -289,6 +289,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             }
 
             _over = true;
+            _ended = _options.TimeProvider.GetTimestamp();
             writer = _link is { Ended: false } link ? link.Writer : null;
         }
 

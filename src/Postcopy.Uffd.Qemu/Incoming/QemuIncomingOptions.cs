@@ -55,7 +55,10 @@ public sealed record QemuIncomingOptions
     /// </summary>
     public Action<CorruptPage>? OnCorruptPage { get; init; }
 
-    /// <summary>Answer OPEN_RETURN_PATH with SWITCHOVER_ACK: only for sources with the capability switchover-ack (8.1).</summary>
+    /// <summary>
+    /// Answer OPEN_RETURN_PATH with SWITCHOVER_ACK. Only for sources with the capability switchover-ack: of 8.1 and later, but
+    /// of 11.1 with machine types of earlier releases only: with its own it takes an ack that no device waits for as an error.
+    /// </summary>
     public bool SwitchoverAck { get; init; }
 
     /// <summary>Measures time.</summary>
