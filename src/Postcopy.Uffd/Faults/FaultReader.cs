@@ -107,7 +107,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     /// Odd while messages are read and served. Even and the same at two looks: no message was read between them, and of every one
     /// before its page is asked for or there.
     /// </summary>
-    internal long Turn => Volatile.Read(ref _turn);
+    internal long TurnCount => Volatile.Read(ref _turn);
 
     /// <summary>For the watchdog, from its own thread.</summary>
     internal void CountStuck(long threads) => Count(Counter.StuckFaults, threads);

@@ -134,9 +134,9 @@ internal sealed class StuckFaultWatch
     /// </summary>
     private long? UnknownWaiters(FaultSource source)
     {
-        long turn = _reader.Turn;
+        long turn = _reader.TurnCount;
         bool open = AnyOpen();
-        return !WaiterCounts.TryRead(source.Descriptor, out WaiterCounts counts) || (turn & 1) != 0 || _reader.Turn != turn
+        return !WaiterCounts.TryRead(source.Descriptor, out WaiterCounts counts) || (turn & 1) != 0 || _reader.TurnCount != turn
             ? null
             : open ? 0 : counts.Read;
     }
