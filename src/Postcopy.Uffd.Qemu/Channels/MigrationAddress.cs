@@ -38,6 +38,12 @@ public static class MigrationAddress
 
         if (text.StartsWith("unix:", StringComparison.Ordinal) && text.Length > 5)
         {
+            if (text.Contains('\0', StringComparison.Ordinal))
+            {
+                allowed = "unix:PATH with a path that has no zero character";
+                return false;
+            }
+
             string path = Path.GetFullPath(text[5..]);
             if (Encoding.UTF8.GetByteCount(path) > LongestPath)
             {

@@ -10,6 +10,8 @@ namespace Postcopy.Uffd.Qemu;
 /// </summary>
 internal sealed unsafe class SocketChannel : MigrationChannel
 {
+    private const int ShortageMilliseconds = 5;
+
     private readonly Socket _socket;
     private readonly SafeSocketHandle _handle;
     private readonly bool _quickAck;
@@ -106,7 +108,7 @@ internal sealed unsafe class SocketChannel : MigrationChannel
                 int errno = Marshal.GetLastPInvokeError();
                 if (errno != Libc.EINTR)
                 {
-                    return errno == Libc.EAGAIN ? 0 : -1;
+                    return errno == Libc.EAGAIN || IsShortage(errno) ? 0 : -1;
                 }
             }
         }
@@ -221,6 +223,9 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         }
     }
 
+    /// <summary>The kernel has no memory for it now, as at the limit of a memory cgroup: the connection is sound, and nothing of it was sent.</summary>
+    private static bool IsShortage(int errno) => errno is Libc.ENOBUFS or Libc.ENOMEM;
+
     private static MigrationConnectionException Aborted() =>
         new(ConnectionLossReason.Aborted, "The connection was given up by this side.");
 
@@ -228,6 +233,13 @@ internal sealed unsafe class SocketChannel : MigrationChannel
     {
         if (errno == Libc.EINTR)
         {
+            return;
+        }
+
+        if (IsShortage(errno))
+        {
+            // Nothing tells when there is memory again.
+            _ = Libc.WaitFor(_handle, 0, ShortageMilliseconds);
             return;
         }
 

@@ -13,8 +13,10 @@ internal static unsafe partial class Libc
 
     internal const int EINTR = 4;
     internal const int EAGAIN = 11;
+    internal const int ENOMEM = 12;
     internal const int EPIPE = 32;
     internal const int ECONNRESET = 104;
+    internal const int ENOBUFS = 105;
     internal const int ETIMEDOUT = 110;
 
     // Safe when buf has len writable bytes; a thread may wait here, in preemptive mode, without holding up a GC.

@@ -38,6 +38,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     // When poll returned: what lies between it and the read is the reader's own delay.
     private long _wokeAt = long.MaxValue;
     private bool _stop;
+    private long _turn;
 
     internal FaultReader(FaultReaderOptions options, PostcopyPlacer placer, BlocktimeTracker? blocktime, RamBlockRegistry registry,
         LayoutGate? gate, IFaultObserver observer)
@@ -101,6 +102,12 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
     /// <summary>True while some fault waits to be tried again; a hint for other threads.</summary>
     internal bool HasParked => Volatile.Read(ref _parkedCount) > 0;
+
+    /// <summary>
+    /// Odd while messages are read and served. Even and the same at two looks: no message was read between them, and of every one
+    /// before its page is asked for or there.
+    /// </summary>
+    internal long TurnCount => Volatile.Read(ref _turn);
 
     /// <summary>For the watchdog, from its own thread.</summary>
     internal void CountStuck(long threads) => Count(Counter.StuckFaults, threads);
@@ -191,7 +198,9 @@ internal sealed unsafe partial class FaultReader : IDisposable
                 {
                     if (_poll[i + 1].revents != 0)
                     {
+                        Volatile.Write(ref _turn, _turn + 1);
                         ReadAll(sources[i]);
+                        Volatile.Write(ref _turn, _turn + 1);
                     }
                 }
 

@@ -85,12 +85,12 @@ internal sealed class StuckFaultWatch
 
         if (counts.Read > 0)
         {
-            // Nothing open and nothing parked, twice in a row: a placement or a message may lie between two counts once.
-            int unknown = AnyOpen() ? 0 : before.Unknown + 1;
+            long? waiters = UnknownWaiters(source);
+            int unknown = waiters switch { null => before.Unknown, 0 => 0, _ => before.Unknown + 1 };
             if (unknown >= 2)
             {
                 Wake(source);
-                _report(new StuckFault(StuckFaultKind.Unknown, counts.Read));
+                _report(new StuckFault(StuckFaultKind.Unknown, waiters ?? counts.Read));
                 unknown = 0;
             }
 
@@ -125,6 +125,20 @@ internal sealed class StuckFaultWatch
         {
             _report(new StuckFault(StuckFaultKind.Unknown, asked));
         }
+    }
+
+    /// <summary>
+    /// Waiters whose message was read and whose page is open nowhere; null when the fault thread was at work meanwhile and it cannot be told:
+    /// it may hold a message that it has not looked at yet (seen in a soak of 30 000 faults a second). The order matters: who is still
+    /// held after nothing was open has a page that was placed before, and a placement wakes before it is marked.
+    /// </summary>
+    private long? UnknownWaiters(FaultSource source)
+    {
+        long turn = _reader.TurnCount;
+        bool open = AnyOpen();
+        return !WaiterCounts.TryRead(source.Descriptor, out WaiterCounts counts) || (turn & 1) != 0 || _reader.TurnCount != turn
+            ? null
+            : open ? 0 : counts.Read;
     }
 
     private bool AnyOpen()

@@ -22,8 +22,8 @@ internal static class Parsers
         ["trailer"] = bytes => VmDescription.ParseTrailing(bytes).Devices.Count > 0,
         ["xbzrle"] = bytes => XbzrleDelta.TryApply(bytes, new byte[4096]),
         ["zlib"] = bytes => new ZlibInflater().TryInflate(bytes, new byte[4096]),
-        ["handoff"] = bytes => HandoffMessage.LengthOf(bytes) <= HandoffMessage.MaxBytes && HandoffMessage.Decode(bytes).Blocks.Count > 0,
-        ["answer"] = bytes => HandoffAnswer.LengthOf(bytes) > 0 && HandoffAnswer.Decode(bytes) is not null,
+        ["handoff"] = bytes => bytes.Length >= HandoffMessage.HeaderBytes && HandoffMessage.LengthOf(bytes) <= HandoffMessage.MaxBytes && HandoffMessage.Decode(bytes).Blocks.Count > 0,
+        ["answer"] = bytes => bytes.Length >= HandoffAnswer.HeaderBytes && HandoffAnswer.LengthOf(bytes) > 0 && HandoffAnswer.Decode(bytes) is not null,
         ["firecracker"] = bytes => FirecrackerMessage.IsWhole(bytes) && FirecrackerMessage.Decode(bytes).Count > 0,
         ["address"] = bytes => MigrationAddress.TryParse(Encoding.UTF8.GetString(bytes), out _, out _),
     };

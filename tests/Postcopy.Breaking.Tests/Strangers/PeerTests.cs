@@ -70,7 +70,9 @@ public sealed class PeerTests
         List<QemuSourceState> ends = [];
         foreach (SourceRamBlock block in (SourceRamBlock[])[new("pc.ram", 8 << 20), new("pc.ram", 16 << 20), new("other", 4096)])
         {
-            await using QemuSource second = new(new TestPages(block));
+            
+            // With the point of no return it learns in time that its guest was not taken.
+            await using QemuSource second = new(new TestPages(block), new QemuSourceOptions { UsePointOfNoReturn = true });
             ends.Add(await second.RunAsync(connections.Connect()).WaitAsync(Receiver.Budget));
         }
 

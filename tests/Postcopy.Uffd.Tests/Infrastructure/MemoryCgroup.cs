@@ -36,7 +36,9 @@ internal sealed class MemoryCgroup : IDisposable
         return group;
     }
 
-    internal void Add(ChildProcess child) => File.WriteAllText($"{Inner}/cgroup.procs", child.Id.ToString(CultureInfo.InvariantCulture));
+    internal void Add(ChildProcess child) => Add(child.Id);
+
+    internal void Add(int processId) => File.WriteAllText($"{Inner}/cgroup.procs", processId.ToString(CultureInfo.InvariantCulture));
 
     internal void SetLimit(long limit) => File.WriteAllText(LimitFile, limit.ToString(CultureInfo.InvariantCulture));
 
