@@ -2,7 +2,6 @@ using System.Diagnostics;
 using Postcopy.Uffd.Benchmarks.Compare;
 using Postcopy.Uffd.Benchmarks.Interop;
 using Postcopy.Uffd.Benchmarks.Lab;
-using Postcopy.Uffd.Qemu;
 
 namespace Postcopy.Uffd.Benchmarks.Rows;
 
@@ -52,8 +51,9 @@ internal static class PlaceStreamRow
         RowResult result = Pairing.Run(name, what, goal, options.Rounds,
             () =>
             {
-                (TimeSpan time, statistics) = Receive(stream, placer);
-                return new Sample(time.TotalNanoseconds);
+                using ReceivedGuest guest = new(stream, placer);
+                statistics = guest.Placement;
+                return new Sample(guest.Time.TotalNanoseconds);
             },
             () =>
             {
@@ -73,35 +73,5 @@ internal static class PlaceStreamRow
                 ["ourHugePageShare"] = (double)statistics.StretchesMoved * PostcopyPlacer.StretchBytes / bytes,
             },
         };
-    }
-
-    private static (TimeSpan Time, PlacementStatistics Statistics) Receive(RecordedStream stream, PlacerOptions placer)
-    {
-        PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = placer });
-        QemuIncoming incoming = new(destination);
-        long start = Stopwatch.GetTimestamp();
-        bool played = false;
-        CompletionReport report = incoming.RunAsync(Accept).GetAwaiter().GetResult();
-        TimeSpan time = Stopwatch.GetElapsedTime(start);
-        incoming.DisposeAsync().AsTask().Wait();
-        destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
-        foreach (RamBlock block in destination.Blocks.Blocks)
-        {
-            block.Memory?.Dispose();
-        }
-
-        return (time, report.Placement);
-
-        async ValueTask<MigrationChannel> Accept(CancellationToken cancellation)
-        {
-            if (!played)
-            {
-                played = true;
-                return stream.Play();
-            }
-
-            await Task.Delay(Timeout.InfiniteTimeSpan, cancellation);
-            throw new UnreachableException();
-        }
     }
 }

@@ -78,17 +78,29 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>True when the bit is set. An acquire read.</summary>
     /// <param name="index">Which bit.</param>
-    public bool Test(long index) => (Volatile.Read(ref Word(index)) & Mask(index)) != 0;
+    public bool Test(long index)
+    {
+        InterleavingPoint.Yield("bitmap.test");
+        return (Volatile.Read(ref Word(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Sets a bit. A full fence.</summary>
     /// <param name="index">Which bit.</param>
     /// <returns>True when it was set before.</returns>
-    public bool TestAndSet(long index) => (Interlocked.Or(ref Word(index), Mask(index)) & Mask(index)) != 0;
+    public bool TestAndSet(long index)
+    {
+        InterleavingPoint.Yield("bitmap.set");
+        return (Interlocked.Or(ref Word(index), Mask(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Clears a bit. A full fence.</summary>
     /// <param name="index">Which bit.</param>
     /// <returns>True when it was set before.</returns>
-    public bool TestAndClear(long index) => (Interlocked.And(ref Word(index), ~Mask(index)) & Mask(index)) != 0;
+    public bool TestAndClear(long index)
+    {
+        InterleavingPoint.Yield("bitmap.clear");
+        return (Interlocked.And(ref Word(index), ~Mask(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Sets a range of bits, a word at a time.</summary>
     /// <param name="start">First bit.</param>
@@ -101,6 +113,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
         for (long i = start, end = start + count; i < end;)
         {
             ulong mask = RangeMask(i, end, out long next);
+            InterleavingPoint.Yield("bitmap.set");
             changed += BitOperations.PopCount(mask & ~Interlocked.Or(ref _words[i / BitsPerWord], mask));
             i = next;
         }
@@ -217,7 +230,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>
     /// Clears a range, and in <paramref name="other"/> the bits that were set here. Those of <paramref name="other"/> go
-    /// first: whoever finds a bit clear here finds it clear there as well.
+    /// first: whoever finds a bit clear here finds it clear there as well, or set anew.
     /// </summary>
     /// <returns>How many were set here.</returns>
     internal long ClearRangeInto(long start, long count, PageBitmap other)
@@ -233,12 +246,9 @@ public sealed unsafe partial class PageBitmap : IDisposable
                 _ = Interlocked.And(ref other._words[i / BitsPerWord], ~seen);
             }
 
+            InterleavingPoint.Yield("bitmap.forget");
+            // What was set in between (a memory event) keeps its bit there: the answer to that request is still to come.
             ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
-            if ((set & ~seen) != 0)
-            {
-                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
-            }
-
             changed += BitOperations.PopCount(set);
             i = next;
         }

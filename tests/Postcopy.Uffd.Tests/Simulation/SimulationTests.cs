@@ -27,6 +27,25 @@ public sealed class SimulationTests
     public Task EverybodyIsServedWithTheRightBytesInEverySchedule(string name, SimulatedHost host) =>
         Task.Run(() => PlayAll(name, host, Number("POSTCOPY_SCHEDULES", 150)));
 
+    [Theory(Timeout = 120_000)]
+    [MemberData(nameof(Hosts))]
+    public Task NobodyTriesOnWhenTheTargetIsGone(string name, SimulatedHost host) => Task.Run(() =>
+    {
+        int count = Number("POSTCOPY_SCHEDULES", 150) / 3;
+        for (int seed = 1; seed <= count; seed++)
+        {
+            using Simulation simulation = new(host, seed);
+            try
+            {
+                simulation.PlayUntilExit(Steps / 2);
+            }
+            catch (Exception e)
+            {
+                Assert.Fail($"Schedule {seed} on {name}: {e.Message}\n{e.StackTrace}");
+            }
+        }
+    });
+
     /// <summary>arm64's page sizes: the code asks the host, and this host is made to say so.</summary>
     [Theory(Timeout = 120_000)]
     [InlineData(16)]
