@@ -10,4 +10,7 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int sched_getaffinity(int thread, nuint bytes, ulong* mask);
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint preadv(SafeHandle file, void* vectors, int count, long offset);
 }

@@ -36,6 +36,12 @@ internal static class PlaceStreamRow
             yield return Pair($"place-zero{Suffix(busy)}", $"1 GiB of zero pages as wire records, vs C page by page{Load(busy)}",
                 busy ? Goal.Reported : Goal.AtMost(0.16), options, zero: true, busy, new PlacerOptions());
         }
+
+        foreach (bool busy in new[] { false, true })
+        {
+            yield return Pair($"place-zero.huge{Suffix(busy)}", $"the same with the option HugeZeroPages: MOVE of the huge zero page{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.03), options, zero: true, busy, new PlacerOptions { HugeZeroPages = true });
+        }
     }
 
     private static string Suffix(bool busy) => busy ? ".busy" : "";
@@ -49,10 +55,11 @@ internal static class PlaceStreamRow
         using RecordedStream stream = RecordedStream.Record(bytes, zero);
         using BusyThreads? load = busy ? new BusyThreads(1) : null;
         PlacementStatistics statistics = new();
+        long resident = 0;
         RowResult result = Pairing.Run(name, what, goal, options.Rounds,
             () =>
             {
-                (TimeSpan time, statistics) = Receive(stream, placer);
+                (TimeSpan time, statistics, resident) = Receive(stream, placer);
                 return new Sample(time.TotalNanoseconds);
             },
             () =>
@@ -71,18 +78,22 @@ internal static class PlaceStreamRow
                 ["itsNanosecondsPerPage"] = result.Baseline!.Value.Median / (bytes >> 12),
                 ["ourIoctls"] = statistics.Operations,
                 ["ourHugePageShare"] = (double)statistics.StretchesMoved * PostcopyPlacer.StretchBytes / bytes,
+                ["ourHugeZeroShare"] = (double)statistics.ZeroStretchesMoved * PostcopyPlacer.StretchBytes / bytes,
+                ["ourResidentGrowthBytes"] = resident,
             },
         };
     }
 
-    private static (TimeSpan Time, PlacementStatistics Statistics) Receive(RecordedStream stream, PlacerOptions placer)
+    private static (TimeSpan Time, PlacementStatistics Statistics, long Resident) Receive(RecordedStream stream, PlacerOptions placer)
     {
         PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = placer });
         QemuIncoming incoming = new(destination);
+        long resident = Environment.WorkingSet;
         long start = Stopwatch.GetTimestamp();
         bool played = false;
         CompletionReport report = incoming.RunAsync(Accept).GetAwaiter().GetResult();
         TimeSpan time = Stopwatch.GetElapsedTime(start);
+        resident = Environment.WorkingSet - resident;
         incoming.DisposeAsync().AsTask().Wait();
         destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
         foreach (RamBlock block in destination.Blocks.Blocks)
@@ -90,7 +101,7 @@ internal static class PlaceStreamRow
             block.Memory?.Dispose();
         }
 
-        return (time, report.Placement);
+        return (time, report.Placement, resident);
 
         async ValueTask<MigrationChannel> Accept(CancellationToken cancellation)
         {
