@@ -1,6 +1,8 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using Postcopy.Uffd.Benchmarks.Compare;
+using Postcopy.Uffd.Benchmarks.Curves;
+using Postcopy.Uffd.Benchmarks.Migrations;
 using Postcopy.Uffd.Benchmarks.Rows;
 
 namespace Postcopy.Uffd.Benchmarks;
@@ -14,18 +16,38 @@ internal static class LabCommands
             "Measures Postcopy.Uffd. Without a command: BenchmarkDotNet on single operations (its options are passed on).")
         {
             CompareCommand(),
+            CurveCommand("growth", "How cost grows with the guest's memory, the threads that fault and the RAM blocks", GrowthCurve.Measure),
+            CurveCommand("waiting", "Latency against processor time over the spin limit of the fault thread", WaitingCurve.Measure),
+            ReceiveCommand(),
         };
         return root;
+    }
+
+    /// <summary>Our destination as a process of its own; the rows that need QEMU start it.</summary>
+    private static Command ReceiveCommand()
+    {
+        Option<string?> order = new("--order") { HelpName = "FILE", Description = "Pages to touch, as 32-bit numbers" };
+        Option<int> touches = new("--touches") { HelpName = "N", Description = "How many of them" };
+        Option<int> touchers = new("--touchers") { HelpName = "N", Description = "Threads that touch everything in random orders" };
+        Option<bool> preempt = new("--preempt") { Description = "The source has postcopy-preempt" };
+        Option<bool> copy = new("--copy") { Description = "No huge pages" };
+        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy };
+        command.Hidden = true;
+        command.SetAction(parsed => new ReceivingChild
+        {
+            Order = parsed.GetValue(order),
+            Count = parsed.GetValue(touches),
+            Touchers = parsed.GetValue(touchers),
+            Preempt = parsed.GetValue(preempt),
+            Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : StretchPlacement.Auto },
+        }.Run());
+        return command;
     }
 
     private static Command CompareCommand()
     {
         Option<FileInfo?> json = new("--json") { HelpName = "FILE", Description = "Writes the rows as JSON, one member a row" };
-        Option<DirectoryInfo?> save = new("--save")
-        {
-            HelpName = "DIR",
-            Description = "Adds the rows to DIR/<cpu>/: compare.json, compare.md and machine.json",
-        };
+        Option<DirectoryInfo?> save = SaveOption("compare.json, compare.md and machine.json");
         Option<string[]> rows = new("--rows")
         {
             HelpName = "a,b",
@@ -46,7 +68,7 @@ internal static class LabCommands
                 result.AddError("--rounds: give 1 to 1000; 5 or more for a result that is to be published.");
             }
         });
-        Option<bool> quick = new("--quick") { Description = "Tiny sizes: shows that every row runs, measures nothing worth keeping" };
+        Option<bool> quick = QuickOption();
         Command command = new("compare", "Measures us against C written the usual way and against QEMU, in alternation") { json, save, rows, rounds, quick };
         command.SetAction(parsed => Comparison.Run(new ComparisonOptions
         {
@@ -58,6 +80,28 @@ internal static class LabCommands
         }));
         return command;
     }
+
+    private static Command CurveCommand(string name, string description, Func<bool, CurveTable> measure)
+    {
+        Option<DirectoryInfo?> save = SaveOption($"{name}.json and {name}.md");
+        Option<bool> quick = QuickOption();
+        Command command = new(name, description) { save, quick };
+        command.SetAction(parsed =>
+        {
+            Machine machine = Machine.Describe();
+            Console.WriteLine($"{machine}\n");
+            CurveTable table = measure(parsed.GetValue(quick));
+            if (parsed.GetValue(save) is { } folder)
+            {
+                table.Save(folder.FullName, machine);
+            }
+        });
+        return command;
+    }
+
+    private static Option<DirectoryInfo?> SaveOption(string files) => new("--save") { HelpName = "DIR", Description = $"Keeps the figures in DIR/<cpu>/: {files}" };
+
+    private static Option<bool> QuickOption() => new("--quick") { Description = "Tiny sizes: shows that everything runs, measures nothing worth keeping" };
 
     private static string[] ParseRows(ArgumentResult result)
     {

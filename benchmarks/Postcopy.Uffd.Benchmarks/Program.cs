@@ -1,8 +1,8 @@
 using BenchmarkDotNet.Running;
 using Postcopy.Uffd.Benchmarks;
 
-// compare is the latency lab; everything else is BenchmarkDotNet's (nothing at all asks which to run).
-return args is ["compare", ..] or ["--help" or "-h" or "-?"]
+// The latency lab's commands; everything else is BenchmarkDotNet's (nothing at all asks which to run).
+return args is ["compare" or "growth" or "waiting" or "receive", ..] or ["--help" or "-h" or "-?"]
     ? LabCommands.Build().Parse(args).Invoke()
     : RunBenchmarks(args);
 

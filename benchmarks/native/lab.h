@@ -43,6 +43,7 @@ int lab_handler_stop(struct lab_handler *handler);
 /* touch.c: what plays the vCPU, and other load. */
 void lab_touch(const volatile uint8_t *base, const uint32_t *pages, long count, uint64_t gap, uint64_t *samples);
 uint64_t lab_walk(volatile uint8_t *base, uint64_t bytes, const uint32_t *pages, long count);
+uint64_t lab_ticks(void);
 struct lab_load;
 int lab_load_start(int threads, struct lab_load **out);
 void lab_load_stop(struct lab_load *load);

@@ -44,6 +44,16 @@ void lab_touch(const volatile uint8_t *base, const uint32_t *pages, long count, 
     }
 }
 
+/* The time-stamp counter, as a guest under TCG sees it run. */
+uint64_t lab_ticks(void)
+{
+#if defined(__x86_64__)
+    return __builtin_ia32_rdtsc();
+#else
+    return lab_now();
+#endif
+}
+
 /* Reads and writes one word in each of the pages, again and again: what a guest with a large working set does. */
 uint64_t lab_walk(volatile uint8_t *base, uint64_t bytes, const uint32_t *pages, long count)
 {

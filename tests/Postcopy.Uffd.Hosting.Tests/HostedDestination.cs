@@ -12,7 +12,8 @@ namespace Postcopy.Uffd.Hosting.Tests;
 /// <summary>A real host with a destination, and sources that connect to it.</summary>
 internal sealed class HostedDestination : IAsyncDisposable
 {
-    internal const long Ram = 8 << 20;
+    /// <summary>Stretches of 2 MiB, which may be moved as huge pages, and a tail, whose pages are copied or are zero pages.</summary>
+    internal const long Ram = 9 << 20;
     private readonly string _folder = Directory.CreateTempSubdirectory("postcopy-hosting-").FullName;
     private readonly List<QemuSource> _sources = [];
 

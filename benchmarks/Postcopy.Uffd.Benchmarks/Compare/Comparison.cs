@@ -1,4 +1,6 @@
 using Postcopy.Uffd.Benchmarks.Rows;
+using Postcopy.Uffd.Qemu;
+using Postcopy.Vmm.Machine;
 
 namespace Postcopy.Uffd.Benchmarks.Compare;
 
@@ -22,7 +24,7 @@ internal static class Comparison
                     ResultTable.WriteLine(Console.Out, result);
                 }
             }
-            catch (Exception e) when (e is LabException or UffdException or IOException or Qemu.QemuIncomingException)
+            catch (Exception e) when (e is LabException or UffdException or IOException or QemuIncomingException or VmmException or OperationCanceledException)
             {
                 // The other rows are still worth having; a row that broke is not passed over in silence.
                 Console.WriteLine($"{row.Name}: FAILED: {e.Message}");

@@ -7,6 +7,9 @@ namespace Postcopy.Uffd.Benchmarks.Interop;
 /// <summary>Compiles the C baselines into a folder of their own, which goes when the process ends.</summary>
 internal static class Compiler
 {
+    /// <summary>Tells a child of this process where the compiled library is.</summary>
+    internal const string LabVariable = "POSTCOPY_LAB";
+
     private static readonly Lazy<string> s_folder = new(() =>
     {
         string folder = Directory.CreateTempSubdirectory("postcopy-lab-").FullName;
@@ -14,12 +17,21 @@ internal static class Compiler
         return folder;
     });
 
-    private static readonly Lazy<nint> s_lab = new(() =>
+    private static readonly Lazy<string> s_lab = new(() =>
     {
+        if (Environment.GetEnvironmentVariable(LabVariable) is { } compiled)
+        {
+            return compiled;
+        }
+
         string path = Path.Combine(s_folder.Value, "postcopy-lab.so");
         Gcc($"-fPIC -shared -o {path}", "uffd.c", "place.c", "fault.c", "touch.c", "wire.c");
-        return NativeLibrary.Load(path);
+        return path;
     });
+
+    private static readonly Lazy<nint> s_loaded = new(() => NativeLibrary.Load(s_lab.Value));
+
+    internal static string Lab => s_lab.Value;
 
     private static string Sources => Path.Combine(AppContext.BaseDirectory, "native");
 
@@ -35,12 +47,20 @@ internal static class Compiler
         return path;
     }
 
+    /// <summary>Builds a boot sector of native/ and gives its path.</summary>
+    internal static string BootSector(string source)
+    {
+        string path = Path.Combine(s_folder.Value, Path.ChangeExtension(source, "bin"));
+        Gcc($"-m32 -nostdlib -static -Wl,-Ttext=0x7c00,--oformat=binary,--build-id=none -o {path}", source);
+        return path;
+    }
+
     // CA2255: the resolver must stand before the first import of this assembly is called.
 #pragma warning disable CA2255 // a program, not a library
     [ModuleInitializer]
 #pragma warning restore CA2255
     internal static void ResolveLab() => NativeLibrary.SetDllImportResolver(
-        typeof(Compiler).Assembly, (name, _, _) => name == NativeLab.Library ? s_lab.Value : 0);
+        typeof(Compiler).Assembly, (name, _, _) => name == NativeLab.Library ? s_loaded.Value : 0);
 
     private static void Gcc(string output, params string[] sources)
     {

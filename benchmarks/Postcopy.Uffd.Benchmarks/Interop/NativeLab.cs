@@ -49,6 +49,9 @@ internal static unsafe partial class NativeLab
     internal static partial void lab_touch(nuint address, uint* pages, long count, ulong gap, ulong* samples);
 
     [LibraryImport(Library)]
+    internal static partial ulong lab_ticks();
+
+    [LibraryImport(Library)]
     internal static partial ulong lab_walk(nuint address, ulong bytes, uint* pages, long count);
 
     [LibraryImport(Library)]

@@ -10,7 +10,7 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
     private readonly nuint _page;
     private readonly bool _countAllocations;
 
-    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, bool pinned = true, bool countAllocations = false)
+    internal ServedDestination(long bytes, nuint page, FaultReaderOptions? reader = null, bool pinned = true, bool countAllocations = false, int blocks = 1)
     {
         _countAllocations = countAllocations;
         _page = page;
@@ -20,7 +20,12 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
             Blocktime = new BlocktimeOptions(),
             FaultReader = reader ?? new FaultReaderOptions(),
         });
-        Block = Destination.Blocks.Add(new RamBlockSpec { Name = "pc.ram", Memory = _memory });
+        for (int i = 0; i < blocks; i++)
+        {
+            long length = bytes / blocks;
+            _ = Destination.Blocks.Add(new RamBlockSpec { Name = i == 0 ? "pc.ram" : $"block {i}", Memory = _memory, MemoryOffset = i * length, UsedLength = length });
+        }
+
         Destination.Advise();
         Destination.Listen(this);
         Destination.Run();
@@ -34,7 +39,7 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
 
     internal PostcopyDestination Destination { get; }
 
-    internal RamBlock Block { get; }
+    internal RamBlock Block => Destination.Blocks.Blocks[0];
 
     /// <summary>The kernel's id of its fault thread: one such destination at a time.</summary>
     internal int FaultThread { get; }
@@ -66,11 +71,21 @@ internal sealed class ServedDestination : IPageRequester, IDisposable
         return RequestOutcome.Sent;
     }
 
-    internal void Discard() => Block.Discard(new PageRange(0, Bytes));
+    internal void Discard()
+    {
+        foreach (RamBlock block in Destination.Blocks.Blocks)
+        {
+            block.Discard(new PageRange(0, block.UsedLength));
+        }
+    }
 
     public void Dispose()
     {
-        _ = Destination.Placer.PlaceZero(Block, 0, Bytes);
+        foreach (RamBlock block in Destination.Blocks.Blocks)
+        {
+            _ = Destination.Placer.PlaceZero(block, 0, block.UsedLength);
+        }
+
         Destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
         _memory.Dispose();
         if (Failures > 0)

@@ -11,15 +11,21 @@ internal sealed unsafe class TouchOrder : IDisposable
     private readonly NativeBuffer<ulong> _samples;
 
     internal TouchOrder(long pages, int seed = 1)
+        : this(Shuffled(0, (int)pages, seed))
     {
-        uint[] order = [.. Enumerable.Range(0, (int)pages).Select(i => (uint)i)];
-        new Random(seed).Shuffle(order);
-        _pages = new NativeBuffer<uint>(pages);
-        _samples = new NativeBuffer<ulong>(pages);
+    }
+
+    internal TouchOrder(ReadOnlySpan<uint> order)
+    {
+        _pages = new NativeBuffer<uint>(order.Length);
+        _samples = new NativeBuffer<ulong>(order.Length);
         order.CopyTo(_pages.Span);
     }
 
     internal uint* Pages => _pages.Pointer;
+
+    /// <summary>What the last touches took.</summary>
+    internal Span<ulong> Samples => _samples.Span;
 
     internal long Count => _pages.Count;
 
@@ -34,6 +40,14 @@ internal sealed unsafe class TouchOrder : IDisposable
 
         NativeLab.lab_touch(address, _pages.Pointer, count, (ulong)gap.TotalNanoseconds, _samples.Pointer);
         return _samples.Span[..(int)count];
+    }
+
+    /// <summary>Numbers in a seeded random order.</summary>
+    internal static uint[] Shuffled(int first, int count, int seed)
+    {
+        uint[] order = [.. Enumerable.Range(first, count).Select(i => (uint)i)];
+        new Random(seed).Shuffle(order);
+        return order;
     }
 
     internal Sample Measure(nuint address, bool pinned = true) => Sample.ByMedian(Touch(address, Count, default, pinned));

@@ -18,6 +18,12 @@ internal static class AllRows
         new("tracker", TrackerRow.Measure),
         new("alloc", AllocationRow.Measure),
         new("gc-pressure", LoadRows.GarbageCollection),
+        new("qemu-wall", QemuRows.Wall),
+        new("qemu-cpu", QemuRows.Cpu),
+        new("demand", DemandRow.Measure),
+        new("demand-qemu", DemandQemuRow.Measure),
+        new("thp", ThpRow.Measure),
+        new("guest-speed", GuestSpeedRow.Measure),
     ];
 
     /// <summary>Where a result belongs: by its row's place, variants behind it.</summary>

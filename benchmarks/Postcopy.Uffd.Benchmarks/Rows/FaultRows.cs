@@ -47,8 +47,10 @@ internal static class FaultRows
                 ["p50MicrosecondsAt100FaultsPerSecond"] = sparse.P50 / 1000,
             },
             ConditionsHold = idle <= IdleLimit && at100 <= BusyLimit,
-            Note = $"the fault thread's processor time: at most {IdleLimit:P0} over {idleFor.TotalSeconds:0.#} s without faults and {BusyLimit:P0} at 100 faults a second",
+            Note = "met only if its two conditions are, below",
         };
+        yield return RowResult.Absolute("fault-adaptive.idle", $"processor time of the fault thread over {idleFor.TotalSeconds:0.#} s without faults, through 1 %", "%", IdleLimit * 100, [idle * 100]);
+        yield return RowResult.Absolute("fault-adaptive.sparse", "processor time of the fault thread at 100 faults a second, through 20 %", "%", BusyLimit * 100, [at100 * 100]);
     }
 
     internal static RowResult Pair(string name, string what, Goal goal, ComparisonOptions options, FaultReaderOptions reader, bool spin, bool pinned = true, long bytes = 0)

@@ -2,7 +2,6 @@ using System.Diagnostics;
 using Postcopy.Uffd.Benchmarks.Compare;
 using Postcopy.Uffd.Benchmarks.Interop;
 using Postcopy.Uffd.Benchmarks.Lab;
-using Postcopy.Uffd.Qemu;
 
 namespace Postcopy.Uffd.Benchmarks.Rows;
 
@@ -59,8 +58,11 @@ internal static class PlaceStreamRow
         RowResult result = Pairing.Run(name, what, goal, options.Rounds,
             () =>
             {
-                (TimeSpan time, statistics, resident) = Receive(stream, placer);
-                return new Sample(time.TotalNanoseconds);
+                long before = Environment.WorkingSet;
+                using ReceivedGuest guest = new(stream, placer);
+                statistics = guest.Placement;
+                resident = Environment.WorkingSet - before;
+                return new Sample(guest.Time.TotalNanoseconds);
             },
             () =>
             {
@@ -82,37 +84,5 @@ internal static class PlaceStreamRow
                 ["ourResidentGrowthBytes"] = resident,
             },
         };
-    }
-
-    private static (TimeSpan Time, PlacementStatistics Statistics, long Resident) Receive(RecordedStream stream, PlacerOptions placer)
-    {
-        PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = placer });
-        QemuIncoming incoming = new(destination);
-        long resident = Environment.WorkingSet;
-        long start = Stopwatch.GetTimestamp();
-        bool played = false;
-        CompletionReport report = incoming.RunAsync(Accept).GetAwaiter().GetResult();
-        TimeSpan time = Stopwatch.GetElapsedTime(start);
-        resident = Environment.WorkingSet - resident;
-        incoming.DisposeAsync().AsTask().Wait();
-        destination.CloseAsync(MissingPagePolicy.Fail).AsTask().Wait();
-        foreach (RamBlock block in destination.Blocks.Blocks)
-        {
-            block.Memory?.Dispose();
-        }
-
-        return (time, report.Placement, resident);
-
-        async ValueTask<MigrationChannel> Accept(CancellationToken cancellation)
-        {
-            if (!played)
-            {
-                played = true;
-                return stream.Play();
-            }
-
-            await Task.Delay(Timeout.InfiniteTimeSpan, cancellation);
-            throw new UnreachableException();
-        }
     }
 }

@@ -39,7 +39,12 @@ internal sealed class BoundProcess : IDisposable
     public void Dispose()
     {
         _shell.StandardInput.Close();
-        Assert.True(_shell.WaitForExit(s_patience), "The program outlives the shell that ends it.");
-        _shell.Dispose();
+        using (_shell)
+        {
+            if (!_shell.WaitForExit(s_patience))
+            {
+                throw new TimeoutException("The program outlives the shell that ends it.");
+            }
+        }
     }
 }
