@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Postcopy.Uffd.Interop;
 using Postcopy.Uffd.Tests.Destination;
 using Postcopy.Uffd.Tests.Infrastructure;
@@ -52,7 +53,7 @@ public sealed class MemoryPolicyTests
         nuint source = bench.Source(0, 512);
 
         // On fault, or mlock itself would wait for the pages (hazard H21).
-        Assert.SkipUnless(mlock2(bench.Arena.Memory.Address, (nuint)StretchBench.Bytes, 1) == 0, "2 MiB cannot be locked: raise RLIMIT_MEMLOCK.");
+        Assert.SkipUnless(LockOnFault(bench.Arena.Memory.Address, (nuint)StretchBench.Bytes) == 0, "2 MiB cannot be locked: raise RLIMIT_MEMLOCK.");
 
         Assert.True(bench.Placer.PlaceStretch(bench.Block, 0, source).IsReceived);
 
@@ -61,8 +62,12 @@ public sealed class MemoryPolicyTests
         Pages.Free(source);
     });
 
-    [System.Runtime.InteropServices.DllImport("libc", SetLastError = true)]
-    private static extern int mlock2(nuint address, nuint length, uint flags);
+    private static unsafe int LockOnFault(nuint address, nuint length)
+    {
+        // SAFETY: mlock2(2) with MLOCK_ONFAULT.
+        nint mlock2 = NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), "mlock2");
+        return ((delegate* unmanaged<nuint, nuint, int, int>)mlock2)(address, length, 1);
+    }
 
     private static unsafe void BindToFirstNode(StretchBench bench)
     {
