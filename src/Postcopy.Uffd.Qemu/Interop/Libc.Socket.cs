@@ -23,6 +23,10 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recv(SafeHandle sockfd, byte* buf, nuint len, int flags);
 
+    // Safe when the vectors of msg describe writable memory; a thread may wait here as in recv.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint recvmsg(SafeHandle sockfd, MessageHeader* msg, int flags);
+
     // Safe when buf has len readable bytes outside of guest memory that may be missing.
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint send(SafeHandle sockfd, byte* buf, nuint len, int flags);
@@ -47,6 +51,27 @@ internal static unsafe partial class Libc
 
     [LibraryImport("libc")]
     internal static partial uint geteuid();
+
+    /// <summary>struct iovec of readv(2).</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct IoVector
+    {
+        internal nuint Base;
+        internal nuint Length;
+    }
+
+    /// <summary>struct msghdr of recvmsg(2), 64-bit.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct MessageHeader
+    {
+        internal nuint Name;
+        internal uint NameLength;
+        internal IoVector* Vectors;
+        internal nuint VectorCount;
+        internal nuint Control;
+        internal nuint ControlLength;
+        internal int Flags;
+    }
 
     /// <summary>struct pollfd of poll(2).</summary>
     [StructLayout(LayoutKind.Sequential)]
