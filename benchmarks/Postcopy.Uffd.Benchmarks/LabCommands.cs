@@ -31,7 +31,9 @@ internal static class LabCommands
         Option<int> touchers = new("--touchers") { HelpName = "N", Description = "Threads that touch everything in random orders" };
         Option<bool> preempt = new("--preempt") { Description = "The source has postcopy-preempt" };
         Option<bool> copy = new("--copy") { Description = "No huge pages" };
-        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy };
+        Option<int> buffer = new("--receive-buffer") { HelpName = "BYTES", Description = "The kernel's receive buffer instead of the product's default" };
+        Option<int> segment = new("--max-segment") { HelpName = "BYTES" };
+        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy, buffer, segment };
         command.Hidden = true;
         command.SetAction(parsed => new ReceivingChild
         {
@@ -39,6 +41,8 @@ internal static class LabCommands
             Count = parsed.GetValue(touches),
             Touchers = parsed.GetValue(touchers),
             Preempt = parsed.GetValue(preempt),
+            ReceiveBuffer = parsed.GetValue(buffer),
+            MaxSegment = parsed.GetValue(segment),
             Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : StretchPlacement.Auto },
         }.Run());
         return command;

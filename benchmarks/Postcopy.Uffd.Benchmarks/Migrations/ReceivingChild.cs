@@ -21,12 +21,25 @@ internal sealed class ReceivingChild
 
     internal bool Preempt { get; init; }
 
+    /// <summary>The kernel's receive buffer; 0 for the default of the product.</summary>
+    internal int ReceiveBuffer { get; init; }
+
+    internal int MaxSegment { get; init; }
+
     internal PlacerOptions Placer { get; init; } = new();
 
     internal int Run()
     {
         EndWithInput();
-        using MigrationListener listener = MigrationListener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
+        MigrationListenerOptions listening = new();
+        listening = ReceiveBuffer > 0 ? listening with { ReceiveBufferBytes = ReceiveBuffer } : listening;
+        using MigrationListener listener = MigrationListener.Bind(new IPEndPoint(IPAddress.Loopback, 0), listening);
+        if (MaxSegment > 0)
+        {
+            ((System.Net.Sockets.Socket)typeof(MigrationListener).GetField("_socket", System.Reflection.BindingFlags.NonPublic | System.Reflection.BindingFlags.Instance)!.GetValue(listener)!)
+                .SetRawSocketOption(6, 2, BitConverter.GetBytes(MaxSegment));
+        }
+
         PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = Placer });
         using TouchOrder? order = Order is null ? null : new TouchOrder(TouchFile.Read(Order, Count));
         if (order is not null)

@@ -23,7 +23,8 @@ internal static class DemandRow
 
         using GuestContent content = new(options.Size(1L << 30, 64 << 20));
         using TouchFile touches = new(content.Bytes, Touches);
-        string[] order = ["--order", touches.Path, "--touches", $"{touches.Count}"];
+        string[] extra = (Environment.GetEnvironmentVariable("BX_EXTRA") ?? "").Split(' ', StringSplitOptions.RemoveEmptyEntries);
+        string[] order = [.. extra, "--order", touches.Path, "--touches", $"{touches.Count}"];
         IReadOnlyList<MigrationRun[]> runs = Pairing.Rounds(options.Rounds,
             () => MigrationRun.Measure(content, () => LineDestination.Ours(order)),
             () => MigrationRun.Measure(content, () => LineDestination.Ours([.. order, "--preempt"]), preempt: true),
@@ -39,6 +40,8 @@ internal static class DemandRow
         {
             Figures = new Dictionary<string, double>
             {
+                ["ourMicrosecondsPerRequest"] = Median(runs, ours, r => PerRequest(r)),
+                ["itsMicrosecondsPerRequest"] = Median(runs, 2, r => PerRequest(r)),
                 ["ourRequests"] = Median(runs, ours, r => r.Figures["requests"]),
                 ["itsRequests"] = Median(runs, 2, r => r.Figures["requests"]),
                 ["ourWallMilliseconds"] = Median(runs, ours, r => r.Wall.TotalMilliseconds),
@@ -48,7 +51,9 @@ internal static class DemandRow
         };
     }
 
-    private static Sample Stalls(MigrationRun run) => new(run.Stalls.Sum(s => (double)s), Distribution.Of([.. run.Stalls]));
+    private static Sample Stalls(MigrationRun run) => new(run.Stalls.Sum(s => (double)s));
+
+    private static double PerRequest(MigrationRun run) => run.Stalls.Sum(s => (double)s) / run.Figures["requests"] / 1000;
 
     private static double Median(IReadOnlyList<MigrationRun[]> runs, int side, Func<MigrationRun, double> value) =>
         Statistics.Median(runs.Select(r => value(r[side])));
