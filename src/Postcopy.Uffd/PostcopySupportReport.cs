@@ -6,7 +6,7 @@ namespace Postcopy.Uffd;
 /// <param name="Checks">
 /// The checks in order, of the names <c>open</c>, <c>user-mode-only</c>, <c>handshake</c>, <c>thread-id</c>,
 /// <c>memory</c>, <c>locked-memory</c>, <c>register</c>, <c>fault</c>, <c>discard</c>, <c>zeropage</c>, <c>move</c>,
-/// <c>continue</c> and <c>poison</c>. Those behind a failed one that they need are missing.
+/// <c>huge-move</c>, <c>continue</c> and <c>poison</c>. Those behind a failed one that they need are missing.
 /// </param>
 /// <param name="Operations">What works on registered memory of this kind; none when it could not be registered.</param>
 public sealed record PostcopySupportReport(

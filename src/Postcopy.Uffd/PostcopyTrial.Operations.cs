@@ -72,6 +72,10 @@ internal sealed partial class PostcopyTrial
             _checks.Add(Operations.HasFlag(UffdOperations.Move)
                 ? Try("move", memory, () => uffd.Move(memory.Address, source.Address, page), "pages can be moved in without a copy, whole huge pages too", "huge pages are split by postcopy")
                 : HostCheck.Warn("move", "not offered: huge pages are split by postcopy", "use Linux 6.8 or newer"));
+            if (Operations.HasFlag(UffdOperations.Move) && PageSize.Host.Bytes == HostPageAssembler.TargetPageBytes)
+            {
+                _checks.Add(HugeMove(uffd));
+            }
         }
 
         if (memory.File is { } file)

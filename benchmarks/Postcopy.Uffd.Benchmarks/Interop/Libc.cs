@@ -15,6 +15,9 @@ internal static unsafe partial class Libc
     internal static partial int sched_getaffinity(int thread, nuint bytes, ulong* mask);
 
     [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint preadv(SafeHandle file, void* vectors, int count, long offset);
+
+    [LibraryImport("libc", SetLastError = true)]
     private static partial int clock_gettime(int clock, long* time);
 
     /// <summary>Processor time of a process with all its threads, also those that ended.</summary>

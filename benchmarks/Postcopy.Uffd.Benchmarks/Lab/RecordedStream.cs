@@ -100,7 +100,7 @@ internal sealed class RecordedStream : IDisposable
         }
     }
 
-    private sealed class Player(SafeFileHandle file, long length) : Pipe
+    private sealed unsafe class Player(SafeFileHandle file, long length) : Pipe, IScatteredStream
     {
         private long _at;
 
@@ -120,6 +120,13 @@ internal sealed class RecordedStream : IDisposable
             int got = RandomAccess.Read(file, buffer[..(int)Math.Min(buffer.Length, length - _at)], _at);
             _at += got;
             return got;
+        }
+
+        public int Read(Postcopy.Uffd.Qemu.Interop.Libc.IoVector* vectors, int count)
+        {
+            nint got = Interop.Libc.preadv(file, vectors, count, _at);
+            _at += Math.Max(0, got);
+            return (int)got;
         }
 
         public override void Write(ReadOnlySpan<byte> buffer)

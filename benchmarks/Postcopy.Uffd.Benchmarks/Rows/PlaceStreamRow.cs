@@ -35,6 +35,12 @@ internal static class PlaceStreamRow
             yield return Pair($"place-zero{Suffix(busy)}", $"1 GiB of zero pages as wire records, vs C page by page{Load(busy)}",
                 busy ? Goal.Reported : Goal.AtMost(0.16), options, zero: true, busy, new PlacerOptions());
         }
+
+        foreach (bool busy in new[] { false, true })
+        {
+            yield return Pair($"place-zero.huge{Suffix(busy)}", $"the same with the option HugeZeroPages: MOVE of the huge zero page{Load(busy)}",
+                busy ? Goal.Reported : Goal.AtMost(0.03), options, zero: true, busy, new PlacerOptions { HugeZeroPages = true });
+        }
     }
 
     private static string Suffix(bool busy) => busy ? ".busy" : "";
@@ -48,11 +54,14 @@ internal static class PlaceStreamRow
         using RecordedStream stream = RecordedStream.Record(bytes, zero);
         using BusyThreads? load = busy ? new BusyThreads(1) : null;
         PlacementStatistics statistics = new();
+        long resident = 0;
         RowResult result = Pairing.Run(name, what, goal, options.Rounds,
             () =>
             {
+                long before = Environment.WorkingSet;
                 using ReceivedGuest guest = new(stream, placer);
                 statistics = guest.Placement;
+                resident = Environment.WorkingSet - before;
                 return new Sample(guest.Time.TotalNanoseconds);
             },
             () =>
@@ -71,6 +80,8 @@ internal static class PlaceStreamRow
                 ["itsNanosecondsPerPage"] = result.Baseline!.Value.Median / (bytes >> 12),
                 ["ourIoctls"] = statistics.Operations,
                 ["ourHugePageShare"] = (double)statistics.StretchesMoved * PostcopyPlacer.StretchBytes / bytes,
+                ["ourHugeZeroShare"] = (double)statistics.ZeroStretchesMoved * PostcopyPlacer.StretchBytes / bytes,
+                ["ourResidentGrowthBytes"] = resident,
             },
         };
     }

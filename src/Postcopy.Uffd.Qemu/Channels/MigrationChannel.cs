@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
+using Postcopy.Uffd.Qemu.Interop;
 
 namespace Postcopy.Uffd.Qemu;
 
@@ -77,6 +78,14 @@ public abstract class MigrationChannel : IDisposable
 
     /// <summary>Bytes received so far.</summary>
     internal long ReceivedBytes => Volatile.Read(ref _received);
+
+    /// <summary>True when <see cref="ReceiveScattered"/> works.</summary>
+    internal virtual bool CanScatter => false;
+
+    /// <summary>As <see cref="Receive"/>, into several buffers one after the other.</summary>
+    /// <param name="vectors">Native memory.</param>
+    /// <param name="count">How many, at most 1024.</param>
+    internal virtual unsafe int ReceiveScattered(Libc.IoVector* vectors, int count) => throw new NotSupportedException();
 
     /// <summary>True when nothing can be received now, not even the end. Any thread; false when this side has closed it.</summary>
     internal abstract bool IsSilent { get; }

@@ -58,7 +58,26 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         Receiving = true;
         try
         {
-            return Received(ReceiveSome(buffer));
+            return Received(ReceiveSome(buffer, null, 0));
+        }
+        catch (ObjectDisposedException)
+        {
+            throw Aborted();
+        }
+        finally
+        {
+            Receiving = false;
+        }
+    }
+
+    internal override bool CanScatter => true;
+
+    internal override int ReceiveScattered(Libc.IoVector* vectors, int count)
+    {
+        Receiving = true;
+        try
+        {
+            return Received(ReceiveSome(default, vectors, count));
         }
         catch (ObjectDisposedException)
         {
@@ -147,7 +166,7 @@ internal sealed unsafe class SocketChannel : MigrationChannel
         }
     }
 
-    private int ReceiveSome(Span<byte> buffer)
+    private int ReceiveSome(Span<byte> buffer, Libc.IoVector* vectors, int count)
     {
         while (true)
         {
@@ -157,7 +176,10 @@ internal sealed unsafe class SocketChannel : MigrationChannel
             fixed (byte* pointer = buffer)
             {
                 ThrowIfAborted();
-                got = Libc.recv(_handle, pointer, (nuint)buffer.Length, Libc.MSG_DONTWAIT);
+                Libc.MessageHeader message = new() { Vectors = vectors, VectorCount = (nuint)count };
+                got = vectors is null
+                    ? Libc.recv(_handle, pointer, (nuint)buffer.Length, Libc.MSG_DONTWAIT)
+                    : Libc.recvmsg(_handle, &message, Libc.MSG_DONTWAIT);
                 if (got < 0)
                 {
                     errno = Marshal.GetLastPInvokeError();

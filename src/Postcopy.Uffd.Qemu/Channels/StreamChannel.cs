@@ -51,13 +51,19 @@ internal sealed class StreamChannel : MigrationChannel
         }
     }
 
-    public override int Receive(Span<byte> buffer)
+    internal override bool CanScatter => _stream is IScatteredStream;
+
+    internal override unsafe int ReceiveScattered(Libc.IoVector* vectors, int count) => Receive(default, vectors, count);
+
+    public override unsafe int Receive(Span<byte> buffer) => Receive(buffer, null, 0);
+
+    private unsafe int Receive(Span<byte> buffer, Libc.IoVector* vectors, int count)
     {
         try
         {
             ApplyTimeout(reading: true);
             Receiving = true;
-            int got = _stream.Read(buffer);
+            int got = vectors is null ? _stream.Read(buffer) : ((IScatteredStream)_stream).Read(vectors, count);
             return got == 0 && _aborted ? throw Lost(null) : Received(got);
         }
         catch (Exception e) when (IsTransportFailure(e))

@@ -4,19 +4,22 @@ namespace Postcopy.Uffd.Qemu;
 /// Puts the pages of one channel into the guest after the switch: small pages through a staging window, huge ones
 /// through an assembler of the channel's own (qemu-wire.md 2.4). Used by the channel's thread.
 /// </summary>
-internal sealed class ChannelPlacer : IDisposable
+internal sealed class ChannelPlacer : IPageTarget, IDisposable
 {
     private readonly StagingWindow _window;
+    private readonly Func<StreamRamBlock, RamBlock> _blockOf;
     private readonly HostPageAssembler _assembler;
     private readonly HostPageParts? _parts;
     private RamBlock? _spoiled;
     private long _spoiledEnd;
 
     /// <param name="placer">Where the pages go.</param>
+    /// <param name="blockOf">The destination's block for one of the stream.</param>
     /// <param name="parts">On a resumed link: where its channels put huge pages together. Null on the first one.</param>
     /// <param name="stretches">The channel brings memory in order: whole stretches of 2 MiB may become huge pages.</param>
-    internal ChannelPlacer(PostcopyPlacer placer, HostPageParts? parts, bool stretches)
+    internal ChannelPlacer(PostcopyPlacer placer, Func<StreamRamBlock, RamBlock> blockOf, HostPageParts? parts, bool stretches)
     {
+        _blockOf = blockOf;
         _parts = parts;
         _window = placer.CreateWindow(stretches);
         _assembler = placer.CreateAssembler();
@@ -24,6 +27,18 @@ internal sealed class ChannelPlacer : IDisposable
 
     /// <summary>True when the window must be flushed before another page.</summary>
     internal bool IsFull => _window.IsFull;
+
+    /// <summary>True when neighbours of a page of this block may be given together.</summary>
+    internal static bool TakesRuns(RamBlock block) => block.PageSize.Bytes == HostPageAssembler.TargetPageBytes;
+
+    /// <summary>Takes neighbouring small pages, which the next flush places if not before.</summary>
+    internal void AddRun(RamBlock block, long offset, nuint data, int pages) => _window.Add(block, offset, data, pages);
+
+    nuint IPageTarget.TryTake(StreamRamBlock block, long offset, ref int pages)
+    {
+        RamBlock ours = _blockOf(block);
+        return TakesRuns(ours) ? _window.RoomFor(ours, offset, ref pages) : 0;
+    }
 
     /// <summary>Takes a target page; small ones are placed by the next flush.</summary>
     /// <returns>False: nothing was taken, too many host pages of a resumed link are in parts.</returns>

@@ -12,7 +12,8 @@ public sealed partial class QemuIncoming
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
         ReturnPathWriter writer = link.Writer;
-        using ChannelPlacer placer = new(_destination.Placer, link.Parts, stretches: true);
+        using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: true);
+        reader.Target = placer;
         using DiscardCheck discards = new();
         byte[] delta = [];
         StreamRecordKind kind = first == StreamRecordKind.None ? reader.ReadNext() : first;
@@ -106,14 +107,22 @@ public sealed partial class QemuIncoming
         {
             while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage && !placer.IsFull)
             {
-                if (!placer.TryAdd(_blocks[reader.Block!.Index], reader.PageOffset, kind == StreamRecordKind.Page ? reader.Data : 0))
+                RamBlock block = BlockOf(reader.Block!);
+                nuint data = kind == StreamRecordKind.Page ? reader.Data : 0;
+                int more = 0;
+                if (ChannelPlacer.TakesRuns(block))
+                {
+                    more = data == 0 ? reader.TakeZeroRun() : reader.TakePageRun(StagingWindow.Capacity);
+                    placer.AddRun(block, reader.PageOffset, data, 1 + more);
+                }
+                else if (!placer.TryAdd(block, reader.PageOffset, data))
                 {
                     throw new MigrationStreamException(
-                        reader.StreamOffset, QemuWire.RamSectionName, $"at most {HostPageParts.MostOpen} host pages in parts", $"one more, block '{reader.Block.Name}' offset 0x{reader.PageOffset:x}");
+                        reader.StreamOffset, QemuWire.RamSectionName, $"at most {HostPageParts.MostOpen} host pages in parts", $"one more, block '{block.Name}' offset 0x{reader.PageOffset:x}");
                 }
 
-                pages++;
-                zeros += kind == StreamRecordKind.ZeroPage ? 1 : 0;
+                pages += 1 + more;
+                zeros += data == 0 ? 1 + more : 0;
                 kind = reader.TryReadBuffered();
             }
         }
@@ -129,16 +138,19 @@ public sealed partial class QemuIncoming
         return kind;
     }
 
+    private RamBlock BlockOf(StreamRamBlock block) => _blocks[block.Index];
+
     private unsafe void WritePrecopy(QemuStreamReader reader, StreamRecordKind kind, ref byte[] delta)
     {
-        RamBlock block = _blocks[reader.Block!.Index];
+        RamBlock block = BlockOf(reader.Block!);
         long offset = reader.PageOffset;
-        _ = Interlocked.Increment(ref _precopyPages);
+        int pages = kind == StreamRecordKind.ZeroPage ? 1 + reader.TakeZeroRun() : 1;
+        _ = Interlocked.Add(ref _precopyPages, pages);
         switch (kind)
         {
             case StreamRecordKind.ZeroPage:
-                _ = Interlocked.Increment(ref _zeroPages);
-                _destination.Placer.ZeroPrecopy(block, offset, TargetPage);
+                _ = Interlocked.Add(ref _zeroPages, pages);
+                _destination.Placer.ZeroPrecopy(block, offset, (long)pages * TargetPage);
                 return;
             case StreamRecordKind.Page:
                 _ = Interlocked.Increment(ref _pages);

@@ -21,6 +21,10 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint recv(SafeHandle sockfd, byte* buf, nuint len, int flags);
 
+    // Safe when the vectors of msg describe writable memory; a thread may wait here as in recv.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint recvmsg(SafeHandle sockfd, MessageHeader* msg, int flags);
+
     // Safe when buf has len readable bytes outside of guest memory that may be missing.
     [LibraryImport("libc", SetLastError = true)]
     internal static partial nint send(SafeHandle sockfd, byte* buf, nuint len, int flags);
@@ -35,6 +39,27 @@ internal static unsafe partial class Libc
     // Safe when optval has optlen readable bytes.
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int setsockopt(SafeHandle sockfd, int level, int optname, void* optval, uint optlen);
+
+    /// <summary>struct iovec of readv(2).</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct IoVector
+    {
+        internal nuint Base;
+        internal nuint Length;
+    }
+
+    /// <summary>struct msghdr of recvmsg(2), 64-bit.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct MessageHeader
+    {
+        internal nuint Name;
+        internal uint NameLength;
+        internal IoVector* Vectors;
+        internal nuint VectorCount;
+        internal nuint Control;
+        internal nuint ControlLength;
+        internal int Flags;
+    }
 
     /// <summary>struct pollfd of poll(2).</summary>
     [StructLayout(LayoutKind.Sequential)]

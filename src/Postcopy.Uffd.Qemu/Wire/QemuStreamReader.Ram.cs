@@ -16,6 +16,11 @@ public sealed partial class QemuStreamReader
     private bool ReadRamRecord(out StreamRecordKind kind)
     {
         kind = StreamRecordKind.None;
+        if (TakeScattered(out kind))
+        {
+            return true;
+        }
+
         if (!Require(RecordHead))
         {
             return false;
@@ -121,6 +126,7 @@ public sealed partial class QemuStreamReader
             }
         }
 
+        NoteNeighbour(block, (long)offset, flags);
         _lastBlock = block;
         Block = block;
         PageOffset = (long)offset;

@@ -137,6 +137,7 @@ public sealed partial class QemuStreamReader : IDisposable
         _step = Step.End;
         _buffer.Dispose();
         _unpacker?.Dispose();
+        _scatter?.Dispose();
     }
 
     private StreamRecordKind Read()

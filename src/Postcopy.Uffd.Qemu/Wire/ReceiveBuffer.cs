@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Postcopy.Uffd.Qemu.Interop;
 
 namespace Postcopy.Uffd.Qemu;
 
@@ -102,6 +103,38 @@ internal sealed unsafe class ReceiveBuffer : IDisposable
         return got;
     }
 
+    /// <summary>True when the channel can receive to many places with one call.</summary>
+    internal bool MayScatter => _channel.CanScatter;
+
+    /// <summary>Receives to other places than the window, waiting for the first byte; never 0.</summary>
+    internal int ReceiveInto(Libc.IoVector* vectors, int count, string? section)
+    {
+        ObjectDisposedException.ThrowIf(_base is null, this);
+        int got;
+        try
+        {
+            got = _channel.ReceiveScattered(vectors, count);
+        }
+        catch (MigrationConnectionException e)
+        {
+            throw Located(e, section);
+        }
+
+        return got == 0 ? throw Ended(Available + 1, Available, section) : got;
+    }
+
+    /// <summary>Puts other bytes in the place of what is there: the position in the stream stays that of the first.</summary>
+    internal Span<byte> Replace(int count)
+    {
+        System.Diagnostics.Debug.Assert(count <= _capacity);
+        (_start, _end) = (0, count);
+        // SAFETY: count bytes lie inside the window, see the assert.
+        return new Span<byte>(_base, count);
+    }
+
+    /// <summary>Bytes of the stream that were received elsewhere were consumed.</summary>
+    internal void Skipped(int count) => Offset += count;
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -119,13 +152,16 @@ internal sealed unsafe class ReceiveBuffer : IDisposable
         }
         catch (MigrationConnectionException e)
         {
-            throw new MigrationConnectionException(e.Reason, e.Message, e.Errno, e.InnerException)
-            {
-                StreamOffset = Offset + Available,
-                Section = section,
-            };
+            throw Located(e, section);
         }
     }
+
+    private MigrationConnectionException Located(MigrationConnectionException e, string? section) =>
+        new(e.Reason, e.Message, e.Errno, e.InnerException)
+        {
+            StreamOffset = Offset + Available,
+            Section = section,
+        };
 
     private MigrationConnectionException Ended(int wanted, int there, string? section) =>
         new(ConnectionLossReason.ClosedByPeer,

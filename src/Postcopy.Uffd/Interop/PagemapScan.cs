@@ -6,6 +6,9 @@ namespace Postcopy.Uffd.Interop;
 internal static class PagemapScan
 {
     internal const nuint PAGEMAP_SCAN = unchecked((nuint)0xC0606610);
+    internal const ulong PAGE_IS_PRESENT = 1 << 3;
+    internal const ulong PAGE_IS_SWAPPED = 1 << 4;
+    internal const ulong PAGE_IS_PFNZERO = 1 << 5;
     internal const ulong PAGE_IS_HUGE = 1 << 6;
 
     [StructLayout(LayoutKind.Sequential)]

@@ -36,6 +36,34 @@ internal static class PageTables
             region.start == start && region.end == start + length;
     }
 
+    /// <summary>Pages of a range that have memory of their own: neither absent nor the zero page. All, where the kernel cannot tell.</summary>
+    internal static unsafe long CountFilled(nuint start, nuint length)
+    {
+        const int Regions = 512;
+        PagemapScan.page_region* regions = stackalloc PagemapScan.page_region[Regions];
+        PagemapScan.pm_scan_arg scan = new()
+        {
+            size = (ulong)sizeof(PagemapScan.pm_scan_arg),
+            start = start,
+            end = start + length,
+            vec = (ulong)regions,
+            vec_len = Regions,
+            category_inverted = PagemapScan.PAGE_IS_PFNZERO,
+            category_mask = PagemapScan.PAGE_IS_PFNZERO,
+            category_anyof_mask = PagemapScan.PAGE_IS_PRESENT | PagemapScan.PAGE_IS_SWAPPED,
+            return_mask = PagemapScan.PAGE_IS_PRESENT,
+        };
+        // SAFETY: the kernel writes at most Regions regions, locals; 512 pages cannot have more.
+        int found = s_pagemap.IsInvalid ? -1 : Libc.ioctl(s_pagemap, PagemapScan.PAGEMAP_SCAN, &scan);
+        long filled = found < 0 ? (long)length : 0;
+        for (int i = 0; i < found; i++)
+        {
+            filled += (long)(regions[i].end - regions[i].start);
+        }
+
+        return filled >> PageSize.Host.Shift;
+    }
+
     internal static unsafe bool IsPresent(SafeFileHandle pagemap, nuint address)
     {
         ulong entry = 0;

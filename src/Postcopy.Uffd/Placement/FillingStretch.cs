@@ -1,4 +1,3 @@
-using System.Numerics;
 using Postcopy.Uffd.Interop;
 
 namespace Postcopy.Uffd;
@@ -16,7 +15,7 @@ namespace Postcopy.Uffd;
 /// <para>A page that somebody waits for is not gathered: the channel looks at "requested" after "free" is set, the fault
 /// thread at "free" after "requested". At least one of them places it at once, and the rest is copied.</para>
 /// </remarks>
-internal sealed class FillingStretch : IDisposable
+internal sealed partial class FillingStretch : IDisposable
 {
     internal const int Pages = 512;
 
@@ -49,63 +48,80 @@ internal sealed class FillingStretch : IDisposable
     internal bool IsDisturbed => Volatile.Read(ref _disturbed);
 
     /// <summary>
-    /// Takes a page when it continues the stretch or begins one. A stretch that gets its last page is placed.
+    /// Takes the first of neighbouring pages when they continue the stretch or begin one. A stretch that gets its last page
+    /// is placed.
     /// </summary>
-    /// <returns>False when the page must be placed by other means.</returns>
-    internal bool TryAdd(RamBlock block, long page, nuint source, ref PlaceResult worst)
+    /// <param name="block">Their block.</param>
+    /// <param name="page">The first one.</param>
+    /// <param name="source">Their content, one behind the other; 0 for zeros.</param>
+    /// <param name="pages">How many.</param>
+    /// <param name="worst">The first placement that did not succeed.</param>
+    /// <returns>How many were taken; with 0, the first must be placed by other means.</returns>
+    internal int Add(RamBlock block, long page, nuint source, int pages, ref PlaceResult worst)
     {
-        if (_block is null)
+        if (!MayAdd(block, page, ref worst))
         {
-            if ((page & (Pages - 1)) != 0 || !TryBegin(block, page))
-            {
-                return false;
-            }
-        }
-        else if (block != _block || (ulong)(page - _first) >= Pages)
-        {
-            if ((page & (Pages - 1)) != 0 || !_placer.MayMove(block, page))
-            {
-                return false;
-            }
-
-            // The source went on elsewhere, and nothing says that it comes back.
-            End(StretchFallback.Unfinished, ref worst);
-            if (!TryBegin(block, page))
-            {
-                return false;
-            }
+            return 0;
         }
 
         int index = (int)(page - _first);
-        if (IsDisturbed || block.Requested.Test(page))
+        pages = Math.Min(pages, Pages - index);
+        if (IsDisturbed || block.Requested.AnySet(page, pages))
         {
             Volatile.Write(ref _disturbed, true);
-            return false;
+            return 0;
         }
 
-        if ((Volatile.Read(ref _here[index >> 6]) & Bit(index)) != 0)
+        // A page that came before stays as it was: the guest may be reading it.
+        for (int end = index + pages; index < end;)
         {
-            return true;
+            int run = NextRun(index, end, out int here);
+            index += here;
+            if (run > 0)
+            {
+                Fill(index, run, source == 0 ? 0 : source + ((nuint)(index - (int)(page - _first)) << PageShift));
+                Show(block, index, run, ref worst);
+                _count += run;
+                index += run;
+            }
         }
 
-        Fill(index, source);
-
-        // A full fence before "requested" is looked at; the partner is FaultReader.ServeMissing.
-        _ = Interlocked.Or(ref _here[index >> 6], Bit(index));
-        _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
-        if (block.Requested.Test(page) && TryTake(index))
-        {
-            Volatile.Write(ref _disturbed, true);
-            Keep(ref worst, PlaceTaken(block, index, 1));
-        }
-
-        if (++_count == Pages && !IsDisturbed)
+        if (_count == Pages && !IsDisturbed)
         {
             Complete(ref worst);
         }
 
-        return true;
+        return pages;
     }
+
+    /// <summary>Where the content of neighbouring pages may be put before <see cref="Add"/> is told of them.</summary>
+    /// <param name="block">Their block.</param>
+    /// <param name="page">The first one.</param>
+    /// <param name="pages">How many are expected; how many there is room for.</param>
+    /// <param name="worst">The first placement that did not succeed.</param>
+    /// <returns>The address; 0 when they would not be taken.</returns>
+    internal nuint RoomFor(RamBlock block, long page, ref int pages, ref PlaceResult worst)
+    {
+        if (!MayAdd(block, page, ref worst) || IsDisturbed)
+        {
+            return 0;
+        }
+
+        int index = (int)(page - _first);
+        pages = NextRun(index, Math.Min(index + pages, Pages), out int here);
+        if (here > 0)
+        {
+            return 0;
+        }
+
+        // Something else may come than was expected, and stay behind where zeros are expected to be.
+        _staging!.Soil();
+        _wasClear = false;
+        return SourceOf(index);
+    }
+
+    /// <summary>True for memory that <see cref="RoomFor"/> may have given away.</summary>
+    internal bool Owns(nuint source) => _staging is { } staging && source - staging.Address <= HugeStaging.Bytes;
 
     /// <summary>Places what is there page by page, awaited pages first, and ends the stretch.</summary>
     internal void End(StretchFallback reason, ref PlaceResult worst)
@@ -134,7 +150,7 @@ internal sealed class FillingStretch : IDisposable
         _ = Interlocked.Increment(ref _visitors);
         bool placed = false;
         long index = page - Volatile.Read(ref _first);
-        if (Volatile.Read(ref _block) == block && (ulong)index < Pages && (Volatile.Read(ref _here[index >> 6]) & Bit((int)index)) != 0)
+        if (Volatile.Read(ref _block) == block && (ulong)index < Pages && IsHere((int)index))
         {
             // In hand of the channel's thread: its commit comes after our "requested" and ends the stall.
             placed = !TryTake((int)index) || PlaceVisited(block, page, (int)index);
@@ -168,6 +184,7 @@ internal sealed class FillingStretch : IDisposable
         }
 
         _staging ??= new HugeStaging();
+        _staging.FollowPolicyOf(block);
         if (!_staging.TryBack())
         {
             // Each try may compact memory: more rarely while it is in vain.
@@ -193,17 +210,85 @@ internal sealed class FillingStretch : IDisposable
         return true;
     }
 
-    private void Fill(int index, nuint source)
+    /// <summary>True when the page belongs to the stretch that is filling, or to one that can begin with it.</summary>
+    private bool MayAdd(RamBlock block, long page, ref PlaceResult worst)
     {
-        if (source != 0)
+        if (_block == block && (ulong)(page - _first) < Pages)
         {
-            _staging!.Soil();
-            _ = Libc.memcpy(SourceOf(index), source, 1 << PageShift);
-            return;
+            return true;
         }
 
-        _zeros++;
-        _zero[index >> 6] |= Bit(index);
+        if ((page & (Pages - 1)) != 0 || !_placer.MayMove(block, page))
+        {
+            return false;
+        }
+
+        if (_block is not null)
+        {
+            // The source went on elsewhere, and nothing says that it comes back.
+            End(StretchFallback.Unfinished, ref worst);
+        }
+
+        return TryBegin(block, page);
+    }
+
+    /// <summary>Pages from one on that are here already, and how many after those are not.</summary>
+    private int NextRun(int index, int end, out int here)
+    {
+        int first = index;
+        while (index < end && IsHere(index))
+        {
+            index++;
+        }
+
+        here = index - first;
+        first = index;
+        while (index < end && !IsHere(index))
+        {
+            index = (index & 63) == 0 && Volatile.Read(ref _here[index >> 6]) == 0 ? Math.Min(index + 64, end) : index + 1;
+        }
+
+        return index - first;
+    }
+
+    private bool IsHere(int index) => (Volatile.Read(ref _here[index >> 6]) & Bit(index)) != 0;
+
+    private void Fill(int index, int pages, nuint source)
+    {
+        if (source == 0)
+        {
+            _zeros += pages;
+            for (int i = index; i < index + pages; i++)
+            {
+                _zero[i >> 6] |= Bit(i);
+            }
+        }
+        else if (source != SourceOf(index))
+        {
+            _staging!.Soil();
+            _ = Libc.memcpy(SourceOf(index), source, (nuint)pages << PageShift);
+        }
+    }
+
+    /// <summary>The fault thread may see the pages from here on; those that somebody waits for by now are placed.</summary>
+    private void Show(RamBlock block, int index, int pages, ref PlaceResult worst)
+    {
+        for (int i = index, end = index + pages; i < end;)
+        {
+            int next = Math.Min(end, (i | 63) + 1);
+            ulong mask = ulong.MaxValue >> (64 - (next - i)) << (i & 63);
+
+            // A full fence before "requested" is looked at; the partner is FaultReader.ServeMissing.
+            _ = Interlocked.Or(ref _here[i >> 6], mask);
+            _ = Interlocked.Or(ref _free[i >> 6], mask);
+            i = next;
+        }
+
+        if (block.Requested.AnySet(_first + index, pages))
+        {
+            Volatile.Write(ref _disturbed, true);
+            PlaceRequested(block, index, index + pages, ref worst);
+        }
     }
 
     /// <summary>Another guest page may have been where a zero page is (hazard H41), and the kernel has cleared what is new.</summary>
@@ -285,77 +370,6 @@ internal sealed class FillingStretch : IDisposable
         while (Volatile.Read(ref _visitors) != 0)
         {
             wait.Pause();
-        }
-    }
-
-    private void PlaceFree(RamBlock block, ref PlaceResult worst)
-    {
-        for (int i = 0; i < Pages; i++)
-        {
-            if (block.Requested.Test(_first + i) && TryTake(i))
-            {
-                Keep(ref worst, PlaceTaken(block, i, 1));
-            }
-        }
-
-        for (int i = 0; i < Pages;)
-        {
-            ulong rest = Volatile.Read(ref _free[i >> 6]) >> (i & 63);
-            if (rest == 0)
-            {
-                i = (i | 63) + 1;
-                continue;
-            }
-
-            i += BitOperations.TrailingZeroCount(rest);
-            int run = 0;
-            int most = IsZero(i) ? Pages - i : Math.Min(CopyPages, Pages - i);
-            while (run < most && IsZero(i + run) == IsZero(i) && TryTake(i + run))
-            {
-                run++;
-            }
-
-            if (run > 0)
-            {
-                Keep(ref worst, PlaceTaken(block, i, run));
-            }
-
-            i += Math.Max(1, run);
-        }
-    }
-
-    private PlaceResult PlaceTaken(RamBlock block, int index, int run)
-    {
-        long offset = (_first + index) << PageShift;
-        PlaceResult result = IsZero(index)
-            ? _placer.PlaceZero(block, offset, (long)run << PageShift)
-            : _placer.Place(block, offset, SourceOf(index), (long)run << PageShift);
-        for (int i = index; i < index + run; i++)
-        {
-            _ = Interlocked.And(ref _here[i >> 6], ~Bit(i));
-        }
-
-        return result;
-    }
-
-    private bool PlaceVisited(RamBlock block, long page, int index)
-    {
-        Volatile.Write(ref _disturbed, true);
-        if (_placer.TryPlaceStaged(block, page, IsZero(index) ? 0 : SourceOf(index)))
-        {
-            _ = Interlocked.And(ref _here[index >> 6], ~Bit(index));
-            return true;
-        }
-
-        _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
-        return false;
-    }
-
-    private static void Keep(ref PlaceResult worst, PlaceResult result)
-    {
-        if (worst.IsReceived && !result.IsReceived)
-        {
-            worst = result;
         }
     }
 }

@@ -14,24 +14,10 @@ internal sealed class HugeStaging : IDisposable
     private nuint _address;
     private bool _backed;
 
-    internal HugeStaging()
-    {
-        nuint area = NativeZeroMemory.Map(2 * Bytes);
-        _address = (area + Bytes - 1) & ~(nuint)(Bytes - 1);
-        if (_address > area)
-        {
-            NativeZeroMemory.Unmap(area, _address - area);
-        }
+    private readonly MemoryPolicy _policy = new();
+    private RamBlock? _policyOf;
 
-        if (area + (2 * Bytes) > _address + Bytes)
-        {
-            NativeZeroMemory.Unmap(_address + Bytes, area + (2 * Bytes) - (_address + Bytes));
-        }
-
-        _ = Libc.madvise(_address, Bytes, Libc.MADV_HUGEPAGE);
-        _ = Libc.madvise(_address, Bytes, Libc.MADV_DONTFORK);
-        _ = Libc.madvise(_address, Bytes, Libc.MADV_DONTDUMP);
-    }
+    internal HugeStaging() => _address = MapAligned(Bytes);
 
     ~HugeStaging() => Release();
 
@@ -39,6 +25,43 @@ internal sealed class HugeStaging : IDisposable
 
     /// <summary>True when nothing was written since it was backed.</summary>
     internal bool IsClear { get; private set; }
+
+    /// <summary>Address space for whole huge pages that is not inherited by fork, not dumped, and backed when it is touched.</summary>
+    internal static nuint MapAligned(long bytes)
+    {
+        nuint length = (nuint)bytes;
+        nuint area = NativeZeroMemory.Map(length + Bytes);
+        nuint address = (area + Bytes - 1) & ~(nuint)(Bytes - 1);
+        if (address > area)
+        {
+            NativeZeroMemory.Unmap(area, address - area);
+        }
+
+        if (area + Bytes > address)
+        {
+            NativeZeroMemory.Unmap(address + length, area + Bytes - address);
+        }
+
+        _ = Libc.madvise(address, length, Libc.MADV_HUGEPAGE);
+        _ = Libc.madvise(address, length, Libc.MADV_DONTFORK);
+        _ = Libc.madvise(address, length, Libc.MADV_DONTDUMP);
+        return address;
+    }
+
+    /// <summary>
+    /// The page that is moved stays on its node: it is taken from where the guest's memory is to be (hazard H42).
+    /// </summary>
+    internal void FollowPolicyOf(RamBlock block)
+    {
+        if (_policyOf != block)
+        {
+            _policyOf = block;
+            if (_policy.TryFollow(block.HostAddress, _address, Bytes))
+            {
+                Renew();
+            }
+        }
+    }
 
     /// <summary>Backs it by a huge page, unless it is.</summary>
     /// <returns>False when the host has none to give; the attempt may have cost a compaction.</returns>

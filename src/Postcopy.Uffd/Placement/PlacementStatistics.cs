@@ -6,7 +6,7 @@ public sealed record PlacementStatistics
     /// <summary>Bytes placed by COPY.</summary>
     public long CopiedBytes { get; init; }
 
-    /// <summary>Bytes placed by ZEROPAGE, or by COPY of zeros where the memory has no ZEROPAGE.</summary>
+    /// <summary>Bytes placed by ZEROPAGE, by MOVE of the huge zero page, or by COPY of zeros where the memory has no ZEROPAGE.</summary>
     public long ZeroBytes { get; init; }
 
     /// <summary>Bytes mapped by CONTINUE from the page cache.</summary>
@@ -62,6 +62,9 @@ public sealed record PlacementStatistics
 
     /// <summary>Stretches that are one huge page in the guest now.</summary>
     public long StretchesMoved { get; init; }
+
+    /// <summary>Stretches of zeros that are the kernel's huge zero page in the guest now (<see cref="PlacerOptions.HugeZeroPages"/>).</summary>
+    public long ZeroStretchesMoved { get; init; }
 
     /// <summary>Stretches that were moved, but in small pages: the kernel found a page table there.</summary>
     public long StretchesSplit { get; init; }

@@ -27,6 +27,13 @@ public sealed record PlacerOptions
     /// </summary>
     public int StretchZeroPages { get; init; } = 448;
 
+    /// <summary>
+    /// Whether whole stretches of 2 MiB of zeros are placed by MOVE of the kernel's huge zero page (Linux 6.8; private
+    /// anonymous memory): an eighth of the time of ZEROPAGE, and no memory either. Off by default, because the guest's first
+    /// write to such a stretch takes 2 MiB where it would have taken 4 KiB.
+    /// </summary>
+    public bool HugeZeroPages { get; init; }
+
     /// <summary>The clock of the deadline.</summary>
     public TimeProvider TimeProvider { get; init; } = TimeProvider.System;
 }

@@ -3,6 +3,8 @@ namespace Postcopy.Uffd;
 /// <content>The loop behind every placement: run by run, stretch by stretch.</content>
 public sealed partial class PostcopyPlacer
 {
+    private const long Unstamped = long.MinValue;
+
     /// <summary>One turn of the loop: where to go on, what happened, and how many pages are new.</summary>
     private readonly record struct Step(long Next, PlaceOutcome Outcome, long Placed, UffdResult Kernel);
 
@@ -128,7 +130,7 @@ public sealed partial class PostcopyPlacer
             Count(Counter.AlreadyReceivedPages, page - firstPage);
         }
 
-        long calledAt = _blocktime?.Now() ?? long.MaxValue;
+        long calledAt = StampIfAwaited(block, page, length >> shift) ?? long.MaxValue;
         UffdResult kernel = Apply(block, mapping, start, source, length, kind);
         switch (kernel.Outcome)
         {
@@ -169,7 +171,7 @@ public sealed partial class PostcopyPlacer
 
     private Step Placed(RamBlock block, long start, UffdResult kernel, Kind kind, long calledAt)
     {
-        long wokenAt = _blocktime?.Now() ?? 0;
+        long wokenAt = StampIfAwaited(block, start >> block.PageSize.Shift, Math.Max(1, kernel.Bytes >> block.PageSize.Shift)) ?? Unstamped;
 
         // The kernel stops between pages of its own; whole pages of the block are what counts, and for huge pages
         // it never stops inside one.
@@ -189,6 +191,13 @@ public sealed partial class PostcopyPlacer
         return new Step(start + bytes, PlaceOutcome.Placed, placed, kernel);
     }
 
+    /// <summary>Most pages are waited for by nobody, and two looks at the clock cost more than all bookkeeping of a page.</summary>
+    private long? StampIfAwaited(RamBlock block, long page, long pages) =>
+        _blocktime is { } blocktime && IsAwaited(block, page, pages) ? blocktime.Now() : null;
+
+    private static bool IsAwaited(RamBlock block, long page, long pages) =>
+        pages == 1 ? block.Requested.Test(page) : block.Requested.AnySet(page, pages);
+
     /// <summary>
     /// The pages are in the guest's memory: received, mirrors, then whoever waits. A thread of a mirror that faults
     /// before "received" is set waits, and the wake that comes after finds it; one that faults later is served by the
@@ -197,7 +206,10 @@ public sealed partial class PostcopyPlacer
     /// <param name="block">The block.</param>
     /// <param name="start">Offset of the first page.</param>
     /// <param name="bytes">Whole pages.</param>
-    /// <param name="wokenAt">When their waiters were woken; null when the caller ends their stalls.</param>
+    /// <param name="wokenAt">
+    /// When their waiters were woken; null when the caller ends their stalls. <see cref="Unstamped"/> when nobody was known to
+    /// wait: who is known of by now was read of meanwhile, and now is as good a time.
+    /// </param>
     /// <param name="calledAt">Before the ioctl, when that is known: how late the stamp can be.</param>
     private long Commit(RamBlock block, long start, long bytes, long? wokenAt, long calledAt = long.MaxValue)
     {
@@ -214,13 +226,13 @@ public sealed partial class PostcopyPlacer
             MapMirror(mirror, start, bytes);
         }
 
-        bool awaited = pages == 1 ? block.Requested.Test(page) : block.Requested.AnySet(page, pages);
+        bool awaited = IsAwaited(block, page, pages);
         if (awaited)
         {
             Count(Counter.AwaitedPlacements);
-            if (wokenAt is { } at)
+            if (wokenAt is { } at && _blocktime is { } blocktime)
             {
-                _blocktime?.End(block.HostAddress + (nuint)start, (nuint)bytes, at, calledAt);
+                blocktime.End(block.HostAddress + (nuint)start, (nuint)bytes, at == Unstamped ? blocktime.Now() : at, calledAt);
             }
         }
 

@@ -40,6 +40,7 @@ public sealed partial class PostcopyPlacer
         HugeStaging staging = Rent();
         try
         {
+            staging.FollowPolicyOf(block);
             if (!staging.TryBack())
             {
                 CountFallback(StretchFallback.Unbacked);
@@ -69,7 +70,10 @@ public sealed partial class PostcopyPlacer
 
     /// <summary>True when a stretch may become a huge page: its kind, its place, and nothing of it touched or placed.</summary>
     internal bool MayMove(RamBlock block, long firstPage) =>
-        _options.Stretches == StretchPlacement.Auto && !block.RefusesStretches && block.PageSize.Bytes == HostPageAssembler.TargetPageBytes &&
+        _options.Stretches == StretchPlacement.Auto && CanMove(block, firstPage);
+
+    private static bool CanMove(RamBlock block, long firstPage) =>
+        !block.RefusesStretches && block.PageSize.Bytes == HostPageAssembler.TargetPageBytes &&
         PageSize.Host.Bytes == HostPageAssembler.TargetPageBytes && !block.IsShared && !block.IsForeign && !block.MayBePoisoned &&
         block.Primary is { Kernel: UffdHandle } mapping && mapping.Supports(UffdOperations.Move) &&
         ((mapping.Address + (nuint)(firstPage << PageSize.Host.Shift)) & (HugeStaging.Bytes - 1)) == 0 &&
@@ -210,5 +214,7 @@ public sealed partial class PostcopyPlacer
         {
             Interlocked.Exchange(ref _pool[i], null)?.Dispose();
         }
+
+        Interlocked.Exchange(ref _zeroStaging, null)?.Dispose();
     }
 }

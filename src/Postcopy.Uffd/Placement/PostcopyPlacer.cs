@@ -54,6 +54,7 @@ public sealed partial class PostcopyPlacer : IDisposable
         StretchesMoved,
         StretchesSplit,
         MovedZeros,
+        ZeroStretchesMoved,
 
         // In the order of StretchFallback.
         StretchesDisturbed,
@@ -93,6 +94,7 @@ public sealed partial class PostcopyPlacer : IDisposable
         MovedZeroPages = _counters.Sum((int)Counter.MovedZeros),
         StretchesBegun = _counters.Sum((int)Counter.StretchesBegun),
         StretchesMoved = _counters.Sum((int)Counter.StretchesMoved),
+        ZeroStretchesMoved = _counters.Sum((int)Counter.ZeroStretchesMoved),
         StretchesSplit = _counters.Sum((int)Counter.StretchesSplit),
         StretchesDisturbed = _counters.Sum((int)Counter.StretchesDisturbed),
         StretchesUnfinished = _counters.Sum((int)Counter.StretchesUnfinished),
@@ -183,7 +185,14 @@ public sealed partial class PostcopyPlacer : IDisposable
 
         if (!IsZeroAlready(block, offset, length))
         {
-            _ = Libc.memset(block.HostAddress + (nuint)offset, 0, (nuint)length);
+            // Page by page: in a long run those that nobody has written to must not get memory.
+            for (long at = offset; at < offset + length; at += HostPageAssembler.TargetPageBytes)
+            {
+                if (!IsZeroAlready(block, at, HostPageAssembler.TargetPageBytes))
+                {
+                    _ = Libc.memset(block.HostAddress + (nuint)at, 0, HostPageAssembler.TargetPageBytes);
+                }
+            }
         }
 
         _ = block.MarkReceived(first, pages);

@@ -24,6 +24,9 @@ public sealed class StagingWindow : IDisposable
 
     private static readonly PlaceResult s_placed = new(PlaceOutcome.Placed, 0, 0, default);
 
+    // Shorter ones wait for the end of the batch with the pages around them.
+    private const int LongZeroRun = 64;
+
     private const int Free = 0;
     private const int Staged = 1;
     private const int Taken = 2;
@@ -71,18 +74,45 @@ public sealed class StagingWindow : IDisposable
             throw new InvalidOperationException($"The window holds {Capacity} pages; flush it first.");
         }
 
-        if (_stretch is not null && _stretch.TryAdd(block, block.PageSize.IndexOf(offset), source, ref _worst))
+        AddRun(block, block.PageSize.IndexOf(offset), source, 1);
+    }
+
+    /// <summary>
+    /// Adds neighbouring pages. What there is no room for is placed at once; so is a long run of zeros, of which nothing
+    /// is to be gained by waiting.
+    /// </summary>
+    /// <param name="block">An attached block.</param>
+    /// <param name="offset">Bytes from its start of the first page.</param>
+    /// <param name="source">Their bytes, one page behind the other, valid until the next flush; 0 for pages of zeros.</param>
+    /// <param name="pages">How many.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There is no page, or not all lie in the block.</exception>
+    public void Add(RamBlock block, long offset, nuint source, int pages)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        long first = block.PageSize.IndexOf(offset);
+        if (offset < 0 || pages <= 0 || first + pages > block.PageCount)
         {
-            return;
+            throw new ArgumentOutOfRangeException(nameof(pages), pages, $"{pages} pages from offset {offset} do not lie in RAM block '{block.Name}' of {block.UsedLength} bytes.");
         }
 
-        int i = _count;
-        _pages[i] = block.PageSize.IndexOf(offset);
-        _blocks[i] = block;
-        _sources[i] = source;
-        // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
-        Volatile.Write(ref _states[i], Staged);
-        Volatile.Write(ref _count, i + 1);
+        AddRun(block, first, source, pages);
+    }
+
+    /// <summary>
+    /// Where neighbouring pages can be received to, so that <see cref="Add(RamBlock, long, nuint, int)"/> need not copy them:
+    /// into a stretch of 2 MiB that is filling, or begins there.
+    /// </summary>
+    /// <param name="block">An attached block.</param>
+    /// <param name="offset">Bytes from its start of the first page.</param>
+    /// <param name="pages">How many are expected; how many there is room for.</param>
+    /// <returns>
+    /// The address of the first, the others behind it; 0 when they are copied in any case. Safety: native memory, to be written
+    /// to before the next call of this window only. Nothing need be, nor what was expected.
+    /// </returns>
+    public nuint RoomFor(RamBlock block, long offset, ref int pages)
+    {
+        ArgumentNullException.ThrowIfNull(block);
+        return _stretch?.RoomFor(block, block.PageSize.IndexOf(offset), ref pages, ref _worst) ?? 0;
     }
 
     /// <summary>
@@ -211,6 +241,66 @@ public sealed class StagingWindow : IDisposable
         return worst;
     }
 
+    private void AddRun(RamBlock block, long page, nuint source, int pages)
+    {
+        while (pages > 0)
+        {
+            // Whole stretches of zeros do not become huge pages of ours.
+            bool allZero = source == 0 && pages >= FillingStretch.Pages;
+            int taken = allZero ? 0 : _stretch?.Add(block, page, source, pages, ref _worst) ?? 0;
+            if (taken == 0)
+            {
+                // As far as the next stretch, which may begin there.
+                taken = _stretch is null || allZero ? pages : (int)Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)));
+                taken = AddUnstaged(block, page, source, taken);
+            }
+
+            page += taken;
+            pages -= taken;
+            source += source == 0 ? 0 : (nuint)(taken * block.PageSize.Bytes);
+        }
+    }
+
+    private int AddUnstaged(RamBlock block, long page, nuint source, int pages)
+    {
+        if (source == 0 && pages >= LongZeroRun)
+        {
+            // Those that came before may be waited for.
+            FlushWindow();
+            Keep(ref _worst, _placer.PlaceZeros(block, page, pages));
+            return pages;
+        }
+
+        if (IsFull)
+        {
+            FlushWindow();
+        }
+
+        int count = _count;
+        pages = Math.Min(pages, Capacity - count);
+        for (int i = count; i < count + pages; i++)
+        {
+            _pages[i] = page++;
+            _blocks[i] = block;
+            _sources[i] = source;
+            source += source == 0 ? 0 : (nuint)block.PageSize.Bytes;
+
+            // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
+            Volatile.Write(ref _states[i], Staged);
+        }
+
+        Volatile.Write(ref _count, count + pages);
+        if (_stretch?.Owns(source) == true)
+        {
+            // Received into a stretch that does not want it any more; the next one may be put there.
+            FlushWindow();
+        }
+
+        return pages;
+    }
+
+    private void FlushWindow() => _worst = FlushPages();
+
     private bool TryTake(int i) => Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;
 
     /// <summary>
@@ -237,13 +327,26 @@ public sealed class StagingWindow : IDisposable
         long offset = _pages[first] << block.PageSize.Shift;
         PlaceResult result = _sources[first] == 0
             ? _placer.PlaceZero(block, offset, run * block.PageSize.Bytes)
-            : _placer.Place(block, offset, run == 1 ? _sources[first] : Gather(first, run, block.PageSize.Bytes), run * block.PageSize.Bytes);
+            : _placer.Place(block, offset, AreTogether(first, run, block.PageSize.Bytes) ? _sources[first] : Gather(first, run, block.PageSize.Bytes), run * block.PageSize.Bytes);
         for (int i = first; i < first + run; i++)
         {
             Volatile.Write(ref _states[i], Done);
         }
 
         return result;
+    }
+
+    private bool AreTogether(int first, int run, long pageBytes)
+    {
+        for (int i = 1; i < run; i++)
+        {
+            if (_sources[first + i] != _sources[first] + (nuint)(i * pageBytes))
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 
     /// <summary>Header bytes lie between the pages of a stream: for one COPY they are moved together.</summary>

@@ -174,6 +174,14 @@ public sealed unsafe partial class PageBitmap : IDisposable
         return index >= 0;
     }
 
+    /// <summary>As <see cref="TryFindNextSet(long, out long)"/>, and looks no further than the limit.</summary>
+    internal bool TryFindNextSet(long from, long limit, out long index)
+    {
+        CheckRange(from, limit - from);
+        index = FindNext(from, limit, invert: false);
+        return index >= 0;
+    }
+
     /// <summary>Finds the first clear bit at or after <paramref name="from"/>.</summary>
     /// <param name="from">Where to begin; <see cref="Length"/> finds nothing.</param>
     /// <param name="index">The bit.</param>

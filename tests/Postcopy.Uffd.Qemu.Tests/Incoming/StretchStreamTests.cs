@@ -37,6 +37,42 @@ public sealed class StretchStreamTests
         Assert.True(disturbed > 0);
     }
 
+    [Fact(Timeout = Limit)]
+    public async Task WhatWasReceivedOfAStretchIsPlacedWhenTheSourceFallsSilent()
+    {
+        const int Pages = 1400;
+        await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", Ram)), null, new QemuIncomingOptions());
+        Task<CompletionReport> receiving = migration.Receive();
+        using MigrationChannel source = migration.Connect();
+        WireBytes wire = new WireBytes().Begin(("pc.ram", Ram, null)).Package().Part().NamedPage("pc.ram", 0, 1);
+        for (int page = 1; page < Pages; page++)
+        {
+            wire.NextPage((ulong)page << 12, (byte)page);
+        }
+
+        // The last page only in part: the reader has nothing whole to show for what it has received.
+        source.Send(wire.U64((ulong)Pages << 12 | WireBytes.Page | WireBytes.Continue).Raw(1, 2, 3).ToArray());
+
+        RamBlock block = await Eventually(() => migration.Destination.Blocks.Blocks.FirstOrDefault());
+        _ = await Eventually(() => block.Received.AllSet(0, Pages) ? block : null);
+        Assert.False(block.Received.Test(Pages));
+        source.Abort();
+        await Assert.ThrowsAsync<QemuIncomingException>(() => receiving);
+        await migration.Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
+    }
+
+    private static async Task<T> Eventually<T>(Func<T?> look)
+        where T : class
+    {
+        T? found;
+        while ((found = look()) is null)
+        {
+            await Task.Delay(10, TestContext.Current.CancellationToken);
+        }
+
+        return found;
+    }
+
     private static async Task<PlacementStatistics> Run(int threads)
     {
         TaskCompletionSource running = new();

@@ -9,7 +9,7 @@ namespace Postcopy.Uffd.Tests.Layer1;
 public sealed class PostcopySupportTests(ITestOutputHelper output)
 {
     [Theory]
-    [InlineData(GuestMemoryKind.Anonymous, "open handshake thread-id locked-memory register fault discard zeropage move poison")]
+    [InlineData(GuestMemoryKind.Anonymous, "open handshake thread-id locked-memory register fault discard zeropage move huge-move poison")]
     [InlineData(GuestMemoryKind.Memfd, "open handshake thread-id locked-memory register fault discard zeropage continue poison")]
     [InlineData(GuestMemoryKind.Hugetlb, "open handshake thread-id locked-memory register fault discard zeropage poison")]
     public void ThisHostSupportsPostcopy(GuestMemoryKind kind, string names)
@@ -25,7 +25,7 @@ public sealed class PostcopySupportTests(ITestOutputHelper output)
 
         output.WriteLine(report.ToString());
         Assert.True(report.IsSupported, report.ToString());
-        Assert.All(report.Checks, c => Assert.Equal(HostCheckStatus.Ok, c.Status));
+        Assert.All(report.Checks.Where(c => c.Name != "huge-move"), c => Assert.Equal(HostCheckStatus.Ok, c.Status));
         Assert.Equal(names, string.Join(' ', report.Checks.Select(c => c.Name)));
         Assert.True(report.HasThreadId);
         Assert.Equal(kind == GuestMemoryKind.Anonymous, report.Operations.HasFlag(UffdOperations.Move));

@@ -154,4 +154,10 @@ internal static partial class Libc
 
     [DllImport("libc", SetLastError = true, CharSet = CharSet.Ansi)]
     internal static extern unsafe nint readlink(string path, byte* buffer, nuint size);
+
+    [DllImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    internal static unsafe extern partial nint syscall_get_mempolicy(nint number, int* mode, ulong* nodes, nuint maxNode, nuint address, nuint flags);
+
+    [DllImport("libc", EntryPoint = "syscall", SetLastError = true)]
+    internal static unsafe extern partial nint syscall_mbind(nint number, nuint address, nuint length, nint mode, ulong* nodes, nuint maxNode, nuint flags);
 }

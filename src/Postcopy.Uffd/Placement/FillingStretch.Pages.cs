@@ -1,0 +1,82 @@
+using System.Numerics;
+
+namespace Postcopy.Uffd;
+
+/// <content>A stretch that did not become a huge page is placed page by page.</content>
+internal sealed partial class FillingStretch
+{
+    private void PlaceFree(RamBlock block, ref PlaceResult worst)
+    {
+        PlaceRequested(block, 0, Pages, ref worst);
+        for (int i = 0; i < Pages;)
+        {
+            ulong rest = Volatile.Read(ref _free[i >> 6]) >> (i & 63);
+            if (rest == 0)
+            {
+                i = (i | 63) + 1;
+                continue;
+            }
+
+            i += BitOperations.TrailingZeroCount(rest);
+            int run = 0;
+            int most = IsZero(i) ? Pages - i : Math.Min(CopyPages, Pages - i);
+            while (run < most && IsZero(i + run) == IsZero(i) && TryTake(i + run))
+            {
+                run++;
+            }
+
+            if (run > 0)
+            {
+                Keep(ref worst, PlaceTaken(block, i, run));
+            }
+
+            i += Math.Max(1, run);
+        }
+    }
+
+    private void PlaceRequested(RamBlock block, int from, int end, ref PlaceResult worst)
+    {
+        for (int i = from; i < end; i++)
+        {
+            if (block.Requested.Test(_first + i) && TryTake(i))
+            {
+                Keep(ref worst, PlaceTaken(block, i, 1));
+            }
+        }
+    }
+
+    private PlaceResult PlaceTaken(RamBlock block, int index, int run)
+    {
+        long offset = (_first + index) << PageShift;
+        PlaceResult result = IsZero(index)
+            ? _placer.PlaceZero(block, offset, (long)run << PageShift)
+            : _placer.Place(block, offset, SourceOf(index), (long)run << PageShift);
+        for (int i = index; i < index + run; i++)
+        {
+            _ = Interlocked.And(ref _here[i >> 6], ~Bit(i));
+        }
+
+        return result;
+    }
+
+    private bool PlaceVisited(RamBlock block, long page, int index)
+    {
+        Volatile.Write(ref _disturbed, true);
+        if (_placer.TryPlaceStaged(block, page, IsZero(index) ? 0 : SourceOf(index)))
+        {
+            _ = Interlocked.And(ref _here[index >> 6], ~Bit(index));
+            return true;
+        }
+
+        _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
+        return false;
+    }
+
+    private static void Keep(ref PlaceResult worst, PlaceResult result)
+    {
+        if (worst.IsReceived && !result.IsReceived)
+        {
+            worst = result;
+        }
+    }
+}

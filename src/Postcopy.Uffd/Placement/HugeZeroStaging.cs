@@ -1,0 +1,49 @@
+using Postcopy.Uffd.Interop;
+
+namespace Postcopy.Uffd;
+
+/// <summary>
+/// Address space that maps the kernel's huge zero page as often as there are stretches to move: a read fault of untouched
+/// memory that may have huge pages. It costs no memory.
+/// </summary>
+internal sealed class HugeZeroStaging : IDisposable
+{
+    /// <summary>Stretches that are moved at once: a few calls a GiB, and none that keeps a waiter for long.</summary>
+    internal const int Stretches = 16;
+
+    private const long Bytes = (long)Stretches * HugeStaging.Bytes;
+
+    private nuint _address;
+
+    ~HugeZeroStaging() => Release();
+
+    internal nuint Address => _address;
+
+    /// <summary>Maps it so many times, from the start on.</summary>
+    /// <returns>False when the kernel has no huge zero page to give (use_zero_page of transparent_hugepage is 0).</returns>
+    internal bool TryMap(long stretches)
+    {
+        if (_address == 0)
+        {
+            _address = HugeStaging.MapAligned(Bytes);
+        }
+
+        nuint length = (nuint)(stretches * HugeStaging.Bytes);
+        return Libc.madvise(_address, length, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(_address, length);
+    }
+
+    public void Dispose()
+    {
+        Release();
+        GC.SuppressFinalize(this);
+    }
+
+    private void Release()
+    {
+        if (_address != 0)
+        {
+            NativeZeroMemory.Unmap(_address, (nuint)Bytes);
+            _address = 0;
+        }
+    }
+}

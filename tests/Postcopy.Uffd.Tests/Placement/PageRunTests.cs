@@ -1,0 +1,201 @@
+using Postcopy.Uffd.Tests.Destination;
+using Postcopy.Uffd.Tests.Infrastructure;
+
+namespace Postcopy.Uffd.Tests.Placement;
+
+/// <summary>Neighbouring pages that are added together, and received to where they are staged.</summary>
+public sealed class PageRunTests
+{
+    private const int Limit = 60_000;
+    private const int PerStretch = 512;
+
+    [Fact(Timeout = Limit)]
+    public async Task WhatIsReceivedIntoAStretchIsNotCopiedAgain() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(2);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        for (int page = 0; page < 2 * PerStretch;)
+        {
+            int pages = 100;
+            nuint room = window.RoomFor(bench.Block, page * 4096L, ref pages);
+            Assert.NotEqual((nuint)0, room);
+            Assert.Equal(Math.Min(100, PerStretch - (page % PerStretch)), pages);
+            Fill(room, page, pages);
+            window.Add(bench.Block, page * 4096L, room, pages);
+            Assert.True(window.FlushPages().IsReceived);
+            page += pages;
+        }
+
+        bench.AssertContent(0, 2 * PerStretch);
+        Assert.Equal((2L, 0L), (bench.Placer.Statistics.StretchesMoved, bench.Placer.Statistics.CopiedPages));
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task WhatWasReceivedInsteadOfWhatWasExpectedIsNotLeftInZeroPages() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(1);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        int pages = PerStretch;
+        nuint room = window.RoomFor(bench.Block, 0, ref pages);
+        Fill(room, 7, PerStretch);
+
+        bench.Stream(window, 0, PerStretch, zero: page => page % 2 == 1);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(1, bench.Placer.Statistics.StretchesMoved);
+        bench.AssertContent(0, PerStretch, zero: page => page % 2 == 1);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task ThereIsNoRoomWherePagesAreStaged() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(1);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        bench.Stream(window, 0, 20);
+        bench.Stream(window, 150, 3);
+
+        int before = 300;
+        Assert.NotEqual((nuint)0, window.RoomFor(bench.Block, 20 * 4096, ref before));
+        Assert.Equal(130, before);
+        int on = 300;
+        Assert.Equal((nuint)0, window.RoomFor(bench.Block, 151 * 4096, ref on));
+        int behind = 300;
+        nuint room = window.RoomFor(bench.Block, 153 * 4096, ref behind);
+        Assert.Equal(300, behind);
+        Fill(room, 153, behind);
+        window.Add(bench.Block, 153 * 4096, room, behind);
+
+        Assert.True(window.Flush().IsReceived);
+        bench.AssertContent(0, 20);
+        bench.AssertContent(150, 453);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task PagesInAStretchThatSomebodyTouchedMeanwhileAreNotOverwritten() => await Task.Run(() =>
+    {
+        // Received into the first stretch, which a thread touches; the next one fills the same staging right away.
+        using StretchBench bench = new(2);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        bench.Stream(window, 0, 400);
+        int pages = 112;
+        nuint room = window.RoomFor(bench.Block, 400 * 4096, ref pages);
+        Assert.Equal(112, pages);
+        Fill(room, 400, pages);
+        _ = bench.Block.Requested.TestAndSet(410);
+
+        window.Add(bench.Block, 400 * 4096, room, pages);
+        nuint next = bench.Source(PerStretch, PerStretch);
+        window.Add(bench.Block, PerStretch * 4096, next, PerStretch);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(0, bench.Block.MissingPages);
+        bench.AssertContent(0, 2 * PerStretch);
+        Pages.Free(next);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task ALongRunOfZerosIsPlacedAtOnceAndWhatIsWaitedForFirst() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(3);
+        Order order = new();
+        bench.Placer.Observer = order;
+        using StagingWindow window = bench.Placer.CreateWindow();
+        bench.Stream(window, 0, 10);
+        nuint page = bench.Source(20, 1);
+        _ = bench.Block.Requested.TestAndSet(1400);
+
+        window.Add(bench.Block, 700 * 4096, 0, 800);
+
+        Assert.Equal((true, true), (bench.Block.Received.AllSet(700, 800), order.Awaited[0]));
+        Assert.Equal(1, order.Awaited.Count(a => a));
+        Assert.True(window.Flush().IsReceived);
+        bench.AssertContent(0, 10);
+        bench.AssertContent(700, 1500, zero: _ => true);
+        Assert.InRange(bench.Placer.Statistics.Operations, 3, 6);
+        Pages.Free(page);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task WholeStretchesOfZerosBecomeTheHugeZeroPageWhereThatIsWanted() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(40, new PlacerOptions { HugeZeroPages = true });
+        Assert.SkipUnless(ReadHost("/sys/kernel/mm/transparent_hugepage/use_zero_page") == "1", "The kernel's huge zero page is switched off: echo 1 > /sys/kernel/mm/transparent_hugepage/use_zero_page.");
+        using StagingWindow window = bench.Placer.CreateWindow();
+
+        // One page is waited for, so its stretch is not whole; the run begins and ends inside others.
+        _ = bench.Block.Requested.TestAndSet((30 * PerStretch) + 5);
+        window.Add(bench.Block, 100 * 4096, 0, (39 * PerStretch) - 100 + 7);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.True(bench.Block.Received.AllSet(100, (39 * PerStretch) - 100 + 7));
+        PlacementStatistics statistics = bench.Placer.Statistics;
+        Assert.Equal((29L, 0L), (statistics.ZeroStretchesMoved, statistics.MovedPages));
+        Assert.Equal((39 * PerStretch) - 100 + 7, statistics.ZeroPages);
+        Assert.All(Enumerable.Range(1, 29), s => Assert.True(bench.IsHuge(s)));
+        Assert.False(bench.IsHuge(0));
+        bench.AssertContent(PerStretch, 3 * PerStretch, zero: _ => true);
+
+        // Neither that memory nor anybody else's is the one that is written to.
+        bench.Block.Write((2 * StretchBench.Bytes) + 4096, Pages.Expected(9, 4096));
+        bench.AssertPage((2 * PerStretch) + 1, 9);
+        bench.AssertContent(PerStretch, 2 * PerStretch, zero: _ => true);
+        bench.AssertContent((2 * PerStretch) + 2, 3 * PerStretch, zero: _ => true);
+        bench.AssertContent(29 * PerStretch, 30 * PerStretch, zero: _ => true);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task ZerosAreNotMovedOverPagesThatAreThere() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(4, new PlacerOptions { HugeZeroPages = true });
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint source = bench.Source(PerStretch + 3, 1);
+        Assert.True(bench.Placer.Place(bench.Block, (PerStretch + 3) * 4096, source, 4096).IsReceived);
+        Pages.Free(source);
+
+        window.Add(bench.Block, 0, 0, 4 * PerStretch);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(0, bench.Block.MissingPages);
+        bench.AssertContent(0, 4 * PerStretch, zero: page => page != PerStretch + 3);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task UnaskedNoHugeZeroPageIsMoved() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(2);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        window.Add(bench.Block, 0, 0, 2 * PerStretch);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal((0L, 2L * PerStretch), (bench.Placer.Statistics.ZeroStretchesMoved, bench.Placer.Statistics.ZeroPages));
+        Assert.False(bench.IsHuge(0));
+    });
+
+    [Fact]
+    public void PagesOutsideTheBlockAreRefused()
+    {
+        using StretchBench bench = new(1);
+        using StagingWindow window = bench.Placer.CreateWindow();
+
+        Assert.Throws<ArgumentOutOfRangeException>(() => window.Add(bench.Block, 4096, 0, PerStretch));
+        Assert.Throws<ArgumentOutOfRangeException>(() => window.Add(bench.Block, 0, 0, 0));
+        Assert.Throws<ArgumentOutOfRangeException>(() => window.Add(bench.Block, -4096, 0, 1));
+    }
+
+    private static string ReadHost(string file) => File.ReadAllText(file).Trim();
+
+    private static void Fill(nuint room, int page, int pages)
+    {
+        for (int i = 0; i < pages; i++)
+        {
+            StretchBench.Fill(room + (nuint)(i * 4096), page + i);
+        }
+    }
+
+    private sealed class Order : IPlacementObserver
+    {
+        internal List<bool> Awaited { get; } = [];
+
+        void IPlacementObserver.OnPlaced(RamBlock block, bool awaited) => Awaited.Add(awaited);
+    }
+}
