@@ -21,25 +21,15 @@ internal sealed class ReceivingChild
 
     internal bool Preempt { get; init; }
 
-    /// <summary>The kernel's receive buffer; 0 for the default of the product.</summary>
-    internal int ReceiveBuffer { get; init; }
-
-    internal int MaxSegment { get; init; }
+    /// <summary>Collapses afterwards what is not huge, without a pause.</summary>
+    internal bool Collapse { get; init; }
 
     internal PlacerOptions Placer { get; init; } = new();
 
     internal int Run()
     {
         EndWithInput();
-        MigrationListenerOptions listening = new();
-        listening = ReceiveBuffer > 0 ? listening with { ReceiveBufferBytes = ReceiveBuffer } : listening;
-        using MigrationListener listener = MigrationListener.Bind(new IPEndPoint(IPAddress.Loopback, 0), listening);
-        if (MaxSegment > 0)
-        {
-            ((System.Net.Sockets.Socket)typeof(MigrationListener).GetField("_socket", System.Reflection.BindingFlags.NonPublic | System.Reflection.BindingFlags.Instance)!.GetValue(listener)!)
-                .SetRawSocketOption(6, 2, BitConverter.GetBytes(MaxSegment));
-        }
-
+        using MigrationListener listener = MigrationListener.Bind(new IPEndPoint(IPAddress.Loopback, 0));
         PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions(), Placer = Placer });
         using TouchOrder? order = Order is null ? null : new TouchOrder(TouchFile.Read(Order, Count));
         if (order is not null)
@@ -72,6 +62,14 @@ internal sealed class ReceivingChild
         }
 
         Tell(report, incoming.Statistics);
+        if (Collapse)
+        {
+            CollapseReport collapse = destination.CollapseAsync(new CollapseOptions { Share = 1 }).GetAwaiter().GetResult();
+            Say($"collapsed {collapse.Collapsed}");
+            Say($"collapseMilliseconds {collapse.Busy.TotalMilliseconds}");
+            Say($"longestCollapseMilliseconds {collapse.Longest.TotalMilliseconds}");
+        }
+
         Say($"complete");
         Thread.Sleep(Timeout.Infinite);
         return 0;

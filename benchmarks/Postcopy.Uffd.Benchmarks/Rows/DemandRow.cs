@@ -23,8 +23,7 @@ internal static class DemandRow
 
         using GuestContent content = new(options.Size(1L << 30, 64 << 20));
         using TouchFile touches = new(content.Bytes, Touches);
-        string[] extra = (Environment.GetEnvironmentVariable("BX_EXTRA") ?? "").Split(' ', StringSplitOptions.RemoveEmptyEntries);
-        string[] order = [.. extra, "--order", touches.Path, "--touches", $"{touches.Count}"];
+        string[] order = ["--order", touches.Path, "--touches", $"{touches.Count}"];
         IReadOnlyList<MigrationRun[]> runs = Pairing.Rounds(options.Rounds,
             () => MigrationRun.Measure(content, () => LineDestination.Ours(order)),
             () => MigrationRun.Measure(content, () => LineDestination.Ours([.. order, "--preempt"]), preempt: true),
