@@ -36,6 +36,13 @@ public sealed record QemuIncomingOptions
     public TimeSpan RecoverTimeout { get; init; }
 
     /// <summary>
+    /// With a <see cref="RecoverTimeout"/>, waits also for who brings what is missing after the end of the stream: lost on the urgent
+    /// channel, or by a damaged received bitmap. Only <see cref="QemuSource.ForRecovery"/> can; QEMU has given such a migration up, so
+    /// by default the loss is reported at once.
+    /// </summary>
+    public bool RecoverAfterEnd { get; init; }
+
+    /// <summary>
     /// The source has the capability postcopy-preempt. Its urgent channel is recognized by its first page in any case; with
     /// this, a connection that ends before it said anything counts as the urgent channel and as lost: the migration pauses,
     /// where a page on its way there would be gone for good otherwise. Leave it off where strangers can connect.

@@ -40,6 +40,16 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int setsockopt(SafeHandle sockfd, int level, int optname, void* optval, uint optlen);
 
+    internal const int SOL_SOCKET = 1;
+    internal const int SO_PEERCRED = 17;
+
+    // Safe when optval has *optlen writable bytes.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockopt(SafeHandle sockfd, int level, int optname, void* optval, uint* optlen);
+
+    [LibraryImport("libc")]
+    internal static partial uint geteuid();
+
     /// <summary>struct iovec of readv(2).</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal struct IoVector

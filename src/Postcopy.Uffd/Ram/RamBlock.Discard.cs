@@ -45,6 +45,8 @@ public sealed partial class RamBlock
             CheckPages(range, "discard");
         }
 
+        // Unmapped addresses may be somebody else's by now, and throwing away is not undone.
+        using GuestMemory.Reference reference = new(Memory);
         lock (_discardLock)
         {
             foreach (PageRange range in ranges)

@@ -1,3 +1,4 @@
+using System.Globalization;
 using CsCheck;
 
 namespace Postcopy.Uffd.Tests.Blocktime;
@@ -5,6 +6,10 @@ namespace Postcopy.Uffd.Tests.Blocktime;
 /// <summary>Random sequences with a settable clock, equal to the brute-force oracle to the nanosecond.</summary>
 public sealed class BlocktimeOracleTests
 {
+    // POSTCOPY_ORACLE: how many times as many sequences.
+    private static readonly int s_times =
+        int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_ORACLE"), CultureInfo.InvariantCulture, out int n) ? n : 1;
+
     private static readonly Gen<(int Seed, int Slots, int Pages, int Lateness, int Events)> s_scripts =
         Gen.Select(Gen.Int, Gen.Int[1, 64], Gen.Int[2, 200], Gen.Int[1, 60], Gen.Int[1, 600]);
 
@@ -13,11 +18,11 @@ public sealed class BlocktimeOracleTests
 
     [Fact]
     public void RandomSequencesEqualTheOracleToTheNanosecond() =>
-        s_scripts.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 60, threads: 1);
+        s_scripts.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 60 * s_times, threads: 1);
 
     [Fact]
     public void RandomSequencesOfFewSlotsEqualTheOracleToTheNanosecond() =>
-        s_fewSlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 500, threads: 1);
+        s_fewSlots.Sample(s => Assert.Null(Run(s, rareEvents: true)), iter: 500 * s_times, threads: 1);
 
     [Fact]
     public void SequencesLongerThanTheRingsEqualTheOracleToTheNanosecondWhileNothingIsAssumed() =>
@@ -31,7 +36,7 @@ public sealed class BlocktimeOracleTests
                 Assert.Null(script.Compare(exact));
                 script.Tracker.AssertNobodyWaits();
             },
-            iter: 500,
+            iter: 500 * s_times,
             threads: 1);
 
     [Fact]
@@ -46,7 +51,7 @@ public sealed class BlocktimeOracleTests
                     Assert.Null(script.Peek());
                 }
             },
-            iter: 300,
+            iter: 300 * s_times,
             threads: 1);
 
     [Theory]
