@@ -1,7 +1,7 @@
 /*
  * Pages thrown away again, by ourselves (RamBlock.Discard) and by a balloon (REMOVE): the page is received and absent at
- * first, a zero page of its first life, or received and present. Whoever touches it must get zeros before the discard
- * and the source's page after it, and nobody may sleep for ever (hazards H5, H45; placement.md, "What makes it safe").
+ * first, a zero page of its first life, or received and present. Whoever touches it get it in the end: nobody may
+ * sleep for ever, and no page may count as received that is not there (hazards H5, H45).
  *
  * Reader: FaultReader.ServeMissing, Settle, RetryParked; PostcopyPlacer.ResolveReceived; FaultReader.Removed.
  * Placer: PostcopyPlacer.ClaimedStep, PlaceStep. Discarder: RamBlock.DiscardPieceLocked, PageBitmap.ClearRangeInto.
@@ -22,8 +22,6 @@
 #define EXCLUSIVE 255
 
 bool present, source;
-bool zeros_are_right = true; /* thrown away by the balloon, and not by us since */
-bool stalled[2];
 bool waits[2];
 bool queued[2];
 bool finished[2];
@@ -72,7 +70,6 @@ end:
     :: parked && memory[CLAIM] != EXCLUSIVE -> parked = false; goto received
     /* A balloon's event: received from now on, reads as zeros; never while a discard is given back. */
     :: atomic { removal && !present -> removal = false }
-        zeros_are_right = true;
         exchange(READER, RECEIVED, 1, old);
         wake()
     od;
@@ -82,11 +79,9 @@ serve:
     :: LOAD(READER, RECEIVED) == 1 -> goto received
     :: else
     fi;
-    stalled[v] = true;
     exchange(READER, REQUESTED, 1, old);
     if
     :: LOAD(READER, RECEIVED) == 1 ->
-        stalled[v] = false;
 #ifndef NO_OWED_REQUEST
         /* Requested by us, and nobody asked: owed to the page's next life. */
         if
@@ -104,7 +99,6 @@ serve:
     goto end;
 
 received:
-#ifndef NO_CLAIM_OF_THE_FAULT_THREAD
     atomic {
         FENCE(READER) ->
         busy = memory[CLAIM] == EXCLUSIVE;
@@ -117,16 +111,8 @@ received:
     :: busy -> busy = false; goto end
     :: else
     fi;
-#endif
     if
-#ifndef NO_RECHECK_UNDER_CLAIM
-    :: LOAD(READER, RECEIVED) == 0 ->
-#ifdef NO_WAKE_OF_FORGOTTEN
-        skip
-#else
-        wake()
-#endif
-#endif
+    :: LOAD(READER, RECEIVED) == 0 -> wake()
     :: else ->
         /* ZEROPAGE places and wakes; "already present" is followed by a wake. */
         atomic {
@@ -138,10 +124,7 @@ received:
         wake();
         exchange(READER, RECEIVED, 1, old)
     fi;
-    d_step { stalled[0] = false; stalled[1] = false }
-#ifndef NO_CLAIM_OF_THE_FAULT_THREAD
     add(READER, CLAIM, 255);
-#endif
     goto end
 }
 
@@ -164,11 +147,7 @@ end:
             fi
         }
         wake();
-        exchange(PLACER, RECEIVED, 1, old);
-        if
-        :: LOAD(PLACER, REQUESTED) == 1 -> d_step { stalled[0] = false; stalled[1] = false }
-        :: else
-        fi
+        exchange(PLACER, RECEIVED, 1, old)
     fi;
 #ifndef NO_SHARED_CLAIM
     add(PLACER, CLAIM, 255);
@@ -188,22 +167,19 @@ proctype Discarder()
 #ifndef NO_EXCLUSIVE_CLAIM
         atomic { FENCE(DISCARDER) && memory[CLAIM] == 0 -> memory[CLAIM] = EXCLUSIVE }
 #endif
-        /* ClearRangeInto: "requested" first, and only where "received" is seen. */
+        /* ClearRangeInto */
         seen = LOAD(DISCARDER, RECEIVED);
-#ifdef RECEIVED_FORGOTTEN_FIRST
-        exchange(DISCARDER, RECEIVED, 0, old);
-#endif
         if
         :: seen == 1 -> exchange(DISCARDER, REQUESTED, 0, old)
         :: else
         fi;
-#ifndef RECEIVED_FORGOTTEN_FIRST
         exchange(DISCARDER, RECEIVED, 0, old);
-#endif
-        atomic { present = false; source = false; zeros_are_right = false }
-#ifndef NO_WAKE_OF_FORGOTTEN
+        if
+        :: old == 1 && seen == 0 -> exchange(DISCARDER, REQUESTED, 0, old)
+        :: else
+        fi;
+        atomic { present = false; source = false }
         wake();
-#endif
         RELEASE(DISCARDER, CLAIM, 0);
         FENCE(DISCARDER)
     od
@@ -213,7 +189,7 @@ proctype Vcpu(byte v)
 {
 touch:
     if
-    :: atomic { present -> assert(source || zeros_are_right); finished[v] = true }
+    :: atomic { present -> finished[v] = true }
     :: atomic { !present -> waits[v] = true; queued[v] = true }
         !waits[v];
         goto touch
@@ -224,7 +200,6 @@ proctype Everybody()
 {
     timeout ->
     assert(finished[0] && finished[1]);
-    assert(!stalled[0] && !stalled[1]);
     /* A page that is marked received is there, or was taken by the balloon. */
     assert(memory[RECEIVED] == 0 || present || !removal);
     assert(memory[RECEIVED] == 1 || !present);

@@ -238,7 +238,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>
     /// Clears a range, and in <paramref name="other"/> the bits that were set here. Those of <paramref name="other"/> go
-    /// first: whoever finds a bit clear here finds it clear there as well, or set anew.
+    /// first: whoever finds a bit clear here finds it clear there as well.
     /// </summary>
     /// <returns>How many were set here.</returns>
     internal long ClearRangeInto(long start, long count, PageBitmap other)
@@ -255,8 +255,12 @@ public sealed unsafe partial class PageBitmap : IDisposable
             }
 
             InterleavingPoint.Yield("bitmap.forget");
-            // What was set in between (a memory event) keeps its bit there: the answer to that request is still to come.
             ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
+            if ((set & ~seen) != 0)
+            {
+                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
+            }
+
             changed += BitOperations.PopCount(set);
             i = next;
         }
