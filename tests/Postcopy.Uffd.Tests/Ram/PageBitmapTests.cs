@@ -201,7 +201,14 @@ public sealed class PageBitmapTests
     {
         using PageBitmap bitmap = new(100);
         _ = bitmap.SetRange(0, 10);
-        InterleavingPoint.Install(_ => bitmap.TestAndSet(10));
+        InterleavingPoint.Install(place =>
+        {
+            if (place == "run.found")
+            {
+                InterleavingPoint.Install(null);
+                _ = bitmap.TestAndSet(10);
+            }
+        });
 
         bool found = bitmap.TryFindNextClearRun(0, 100, out long start, out long count);
 
