@@ -29,7 +29,7 @@ tests() {
 
 # One function a part; what it prints as 'figure: NAME=VALUE' goes into its result.
 part_models() { tests/models/check; }
-part_interleavings() { tests Debug Postcopy.Uffd.Tests -- '*Interleaving*.*'; }
+part_interleavings() { tests Debug Postcopy.Uffd.Tests POSTCOPY_ORDERS=100000 POSTCOPY_PREEMPTIONS=3 -- '*InterleavingTests.*'; }
 part_oracle() { tests Release Postcopy.Uffd.Tests POSTCOPY_ORACLE=50 -- 'BlocktimeOracleTests.*' 'BlocktimeStressTests.*'; }
 part_simulation() {
     # In turns, because each test has a time limit.
@@ -42,7 +42,7 @@ part_simulation() {
 part_gc() { tests Release Postcopy.Uffd.Tests POSTCOPY_GC_SECONDS=60 -- 'GcSafetyTests.*' 'StuckFaultTests.*'; }
 part_handler() { tests Release Postcopy.Handler.Tests POSTCOPY_HANDLER_KILLS=100 -- '*'; }
 part_breaking() {
-    tests Release Postcopy.Breaking.Tests POSTCOPY_SOURCE_KILLS=200 POSTCOPY_NETWORKS=100 POSTCOPY_STORMS=2000 POSTCOPY_SIGNAL_SECONDS=30 -- '*'
+    tests Release Postcopy.Breaking.Tests POSTCOPY_SOURCE_KILLS=200 POSTCOPY_NETWORKS=100 POSTCOPY_STORMS=2000 POSTCOPY_SIGNAL_SECONDS=30 POSTCOPY_FUZZ=100000 -- '*'
 }
 part_streams() { tests Release Postcopy.Uffd.Qemu.Tests POSTCOPY_MUTATIONS=200000 -- 'HostileStreamTests.*'; }
 part_live() { tests Release Postcopy.Uffd.Qemu.Tests POSTCOPY_TESTS=full -- 'LiveBreakTests.*'; }

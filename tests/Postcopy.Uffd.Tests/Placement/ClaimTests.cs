@@ -1,4 +1,3 @@
-using Postcopy.Uffd.Interop;
 using Postcopy.Uffd.Tests.Destination;
 using Postcopy.Uffd.Tests.Infrastructure;
 
@@ -129,23 +128,5 @@ public sealed class ClaimTests
 
         Assert.Equal(1, bench.Placer.Statistics.StretchesMoved + bench.Placer.Statistics.StretchesSplit);
         bench.AssertContent(512, 1024, page => page % 100 == 0);
-    });
-
-    [Fact(Timeout = Limit)]
-    public async Task ALeaseMakesThePagesOfAThrownAwayRangePresentBeforeItIsGiven() => await Task.Run(() =>
-    {
-        // Received, thrown away by a plain madvise, and back as zeros: by the fault thread, which is this test.
-        using PlacerBench bench = new(RawMapping.Anonymous(8));
-        _ = bench.Place(0, 1);
-        Assert.Equal(0, Libc.madvise(bench.Arena.Page(0), 4096, Libc.MADV_DONTNEED));
-        Task<bool> lease = Task.Run(() =>
-        {
-            using PresentLease held = bench.Block.LeasePresent(0, 4096);
-            return bench.IsPresent(0);
-        });
-
-        Assert.True(Deadline.Reached(() => lease.IsCompleted || bench.Placer.ResolveReceived(bench.Block, 0, minor: false) == PlaceOutcome.Placed, Deadline.Default));
-
-        Assert.True(lease.WaitAsync(Deadline.Default).GetAwaiter().GetResult());
     });
 }
