@@ -4,10 +4,11 @@ using Postcopy.Uffd.Benchmarks.Compare;
 using Postcopy.Uffd.Benchmarks.Curves;
 using Postcopy.Uffd.Benchmarks.Migrations;
 using Postcopy.Uffd.Benchmarks.Rows;
+using Postcopy.Uffd.Benchmarks.Soak;
 
 namespace Postcopy.Uffd.Benchmarks;
 
-/// <summary>The command line: compare, and single operations without a command.</summary>
+/// <summary>The command line: the latency lab and the endurance run by name, single operations without a command.</summary>
 internal static class LabCommands
 {
     internal static RootCommand Build()
@@ -19,6 +20,8 @@ internal static class LabCommands
             CurveCommand("growth", "How cost grows with the guest's memory, the threads that fault and the RAM blocks", GrowthCurve.Measure),
             CurveCommand("waiting", "Latency against processor time over the spin limit of the fault thread", WaitingCurve.Measure),
             ReceiveCommand(),
+            SoakCommands.Build(),
+            SoakCommands.BuildWorker(),
         };
         return root;
     }

@@ -1,8 +1,8 @@
 using BenchmarkDotNet.Running;
 using Postcopy.Uffd.Benchmarks;
 
-// The latency lab's commands; everything else is BenchmarkDotNet's (nothing at all asks which to run).
-return args is ["compare" or "growth" or "waiting" or "receive", ..] or ["--help" or "-h" or "-?"]
+// The latency lab's commands and the endurance run; everything else is BenchmarkDotNet's (nothing at all asks which to run).
+return args is ["compare" or "growth" or "waiting" or "receive" or "soak" or "soak-worker", ..] or ["--help" or "-h" or "-?"]
     ? LabCommands.Build().Parse(args).Invoke()
     : RunBenchmarks(args);
 

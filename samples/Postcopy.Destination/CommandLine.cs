@@ -13,6 +13,9 @@ internal sealed class CommandLine
     private const int MostVcpus = 64;
     private const long MostMemory = 1L << 40;
 
+    // Slower is a slip of the unit: a page would take longer than anybody waits.
+    private const long LeastBandwidth = 64 << 10;
+
     private readonly Option<int> _vcpus = Number("--vcpus", "N", 2, 0, MostVcpus, "Threads that touch guest memory in a random order while pages stream in; 0 for none");
     private readonly Option<long> _memory = Parsed("--memory", "SIZE", "256M", "Memory of the embedded source's guest",
         $"a size from 1M to {MostMemory >> 40}T, a multiple of the page size, such as 256M or 1G",
@@ -24,12 +27,13 @@ internal sealed class CommandLine
         static (string text, out long value) => long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out value));
 
     private readonly Option<long> _bandwidth = Parsed("--bandwidth", "RATE", "20M", "Rate of the embedded source's background stream; 0 is without limit",
-        "bytes a second, such as 50MB/s, 20M or 0",
-        static (string text, out long rate) => Quantity.TryParse(text.EndsWith("/s", StringComparison.OrdinalIgnoreCase) ? text[..^2] : text, out rate));
+        $"bytes a second from {LeastBandwidth >> 10}K up, such as 50MB/s or 20M, or 0",
+        static (string text, out long rate) =>
+            Quantity.TryParse(text.EndsWith("/s", StringComparison.OrdinalIgnoreCase) ? text[..^2] : text, out rate) && rate is 0 or >= LeastBandwidth);
 
-    private readonly Option<string> _report = Choice("--report", "text", "Form of the blocktime report", "text", "json");
-    private readonly Option<string?> _reportFile = new("--report-file") { HelpName = "PATH", Description = "Write the report there instead of to standard output" };
-    private readonly Option<string?> _hashFile = new("--hash-file") { HelpName = "PATH", Description = "Write one line 'SHA256  block-name' per RAM block there" };
+    private readonly Option<string> _report = Choice("--report", "text", "Form of the report: of the blocktime for people, as query-migrate, or as the text of info migrate", "text", "json", "hmp");
+    private readonly Option<string?> _reportFile = OutputFile("--report-file", "Write the report there instead of to standard output");
+    private readonly Option<string?> _hashFile = OutputFile("--hash-file", "Write one line 'SHA256  block-name' per RAM block there");
     private readonly Option<string?> _timeline = new("--timeline")
     {
         HelpName = "PATH",
@@ -49,7 +53,7 @@ internal sealed class CommandLine
     private readonly Option<string?> _tlsCert = File("--tls-cert", "Certificate of this destination, PEM; needs --tls-key and --listen");
     private readonly Option<string?> _tlsKey = File("--tls-key", "Its private key, PEM");
     private readonly Option<string?> _tlsCa = File("--tls-ca", "Only sources whose certificate this authority signed may connect, PEM");
-    private readonly Option<string?> _packageFile = new("--package-file") { HelpName = "PATH", Description = "Write the source's device package there" };
+    private readonly Option<string?> _packageFile = OutputFile("--package-file", "Write the source's device package there");
     private readonly Option<int> _recoverTimeout = Number("--recover-timeout", "SECONDS", 0, 0, 86_400, "Wait that long for a new connection after one was lost; 0 gives up at once");
     private readonly Option<bool> _gcPressure = new("--gc-pressure") { Description = "Let a thread allocate and collect garbage without pause meanwhile" };
 
@@ -130,7 +134,7 @@ internal sealed class CommandLine
             MemoryKind = kind,
             Seed = Value(parsed, _seed, defaults.Seed),
             Bandwidth = Value(parsed, _bandwidth, defaults.Bandwidth),
-            Json = parsed.GetValue(_report) == "json",
+            Report = parsed.GetValue(_report)!,
             ReportFile = parsed.GetValue(_reportFile),
             HashFile = parsed.GetValue(_hashFile),
             TimelineFile = parsed.GetValue(_timeline),
@@ -216,9 +220,28 @@ internal sealed class CommandLine
         },
     };
 
-    private static string? ParseTimeline(ArgumentResult result)
+    /// <summary>A file that is written at the end: that its folder is missing is worth knowing at the beginning.</summary>
+    private static Option<string?> OutputFile(string name, string description) => new(name)
+    {
+        HelpName = "PATH",
+        Description = description,
+        CustomParser = result => WritablePath(name, result),
+    };
+
+    private static string WritablePath(string name, ArgumentResult result)
     {
         string path = result.Tokens[0].Value;
+        if (path.Length == 0 || Directory.Exists(path) || !Directory.Exists(Path.GetDirectoryName(Path.GetFullPath(path))))
+        {
+            result.AddError($"{name}: '{path}' is not allowed; give a file in a folder that exists.");
+        }
+
+        return path;
+    }
+
+    private static string? ParseTimeline(ArgumentResult result)
+    {
+        string path = WritablePath("--timeline", result);
         if (!TimelineFile.IsKnown(path))
         {
             result.AddError($"--timeline: '{path}' is not allowed; give a file that ends in {TimelineFile.Endings}.");

@@ -18,7 +18,8 @@ internal sealed record DestinationOptions
     /// <summary>Bytes a second of the background stream; 0 is without limit.</summary>
     internal long Bandwidth { get; init; } = 20L << 20;
 
-    internal bool Json { get; init; }
+    /// <summary>text, json or hmp.</summary>
+    internal string Report { get; init; } = "text";
 
     internal string? ReportFile { get; init; }
 

@@ -33,7 +33,7 @@ internal sealed class DestinationRun : IAsyncDisposable
         {
             // The threads here touch memory in user mode, so a descriptor for that is enough; a KVM guest needs more.
             Open = new UffdOpenOptions { AllowUserModeOnly = true },
-            Blocktime = options.TimelineFile is null ? new BlocktimeOptions() : new BlocktimeOptions { TimelineCapacity = TimelineFile.Capacity },
+            Blocktime = new BlocktimeOptions { TimelineCapacity = options.TimelineFile is null ? 0 : TimelineFile.Capacity },
             OnStall = alarm => output.Warn(alarm.ToString()),
             LoggerFactory = output.Problem,
         });
@@ -159,7 +159,7 @@ internal sealed class DestinationRun : IAsyncDisposable
             await File.WriteAllLinesAsync(hashFile, ContentCheck.HashLines(blocks), cancellation);
         }
 
-        await _output.ReportAsync(report, _vcpus, cancellation);
+        await _output.ReportAsync(report, _incoming, _vcpus, cancellation);
         Draw(report.Blocktime!, report.PlacementSamples);
         if (_source is not null && await _source.WaitAsync(cancellation) is not 0)
         {

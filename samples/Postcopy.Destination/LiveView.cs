@@ -49,9 +49,9 @@ internal sealed class LiveView
         int width = Math.Max(20, _console.Profile.Width - 1);
         int lanes = Math.Clamp(_console.Profile.Height - OtherLines - 3, 1, MostLanes);
         List<IRenderable> lines = [Bar(width), Plain(_progress.Text(), width)];
-        if (_destination.Blocktime is { } blocktime)
+        if (_progress.Report is { } report)
         {
-            AddLanes(lines, blocktime.Snapshot(blocktime.Now(), timeline: false), lanes, width);
+            AddLanes(lines, report, lanes, width);
         }
 
         lines.Add(_problem.Text is { } problem ? Line(("last error ", Style.Plain), (Cut(problem, width - 11), s_problem)) : Plain("last error none", width));

@@ -82,9 +82,14 @@ internal sealed class Output
         }
     }
 
-    internal async Task ReportAsync(CompletionReport report, VcpuThreads? vcpus, CancellationToken cancellation)
+    internal async Task ReportAsync(CompletionReport report, QemuIncoming incoming, VcpuThreads? vcpus, CancellationToken cancellation)
     {
-        string text = _options.Json ? JsonReport.Write(report) : TextReport.Write(report, vcpus);
+        string text = _options.Report switch
+        {
+            "json" => incoming.GetReport().ToJson() + Environment.NewLine,
+            "hmp" => incoming.GetReport().ToText(),
+            _ => TextReport.Write(report, vcpus),
+        };
         if (_options.ReportFile is { } path)
         {
             await File.WriteAllTextAsync(path, text, cancellation);

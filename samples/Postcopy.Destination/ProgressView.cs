@@ -32,6 +32,9 @@ internal sealed class ProgressView
 
     internal long Here { get; private set; }
 
+    /// <summary>The tracker's figures at the last update; null when blocktime is off.</summary>
+    internal BlocktimeReport? Report { get; private set; }
+
     internal string Text() => _text;
 
     internal void Update()
@@ -46,8 +49,14 @@ internal sealed class ProgressView
         (Total, Here) = (total, here);
         Fraction = total == 0 ? 0 : (double)here / total;
         string eta = _rate > 0 ? Duration((total - here) / _rate) : "-";
+        Report = _destination.Blocktime?.Snapshot(_destination.Blocktime.Now(), timeline: false);
+
+        // A vCPU that runs on may have a stall behind it that nobody closed yet, beside the one that it is in.
+        int blocked = Report?.OpenStalls.Where(s => s.Slot >= 0).DistinctBy(s => s.Slot).Count() ?? 0;
+        long pages = _destination.Blocks.Blocks.Sum(b => b.PageCount);
+        long missing = _destination.Blocks.Blocks.Sum(b => b.MissingPages);
         _text = string.Create(CultureInfo.InvariantCulture,
-            $"{Quantity.Bytes(_rate)}/s, {_destination.Faults.Requests} faults, {_destination.Blocktime?.OpenFaults ?? 0} waiting, ETA {eta}");
+            $"{pages - missing} of {pages} pages, {Quantity.Bytes(_rate)}/s, {_destination.Faults.Requests} faults, {blocked}/{Report?.Vcpus.Count ?? 0} blocked, ETA {eta}");
     }
 
     /// <summary>One line for logs and pipes; null before the source has named its memory.</summary>

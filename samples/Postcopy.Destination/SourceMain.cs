@@ -47,7 +47,8 @@ internal static class SourceMain
     private static async Task<int> RunAsync(string connect, SeededMemory memory, QemuSourceOptions options, CancellationToken cancellation)
     {
         // Ctrl-C reaches the whole foreground group; the destination decides, and its end closes our socket.
-        using PosixSignalRegistration ignore = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => context.Cancel = true);
+        bool interrupted = false;
+        using PosixSignalRegistration ignore = PosixSignalRegistration.Create(PosixSignal.SIGINT, context => context.Cancel = interrupted = true);
         if (!Endpoint.TryParse(connect, out Endpoint? endpoint, out string allowed))
         {
             await Console.Error.WriteLineAsync($"--connect: '{connect}' is not allowed; give {allowed}.");
@@ -61,7 +62,11 @@ internal static class SourceMain
             return 0;
         }
 
-        await Console.Error.WriteLineAsync($"embedded source: {end}, {source.Error?.Message}");
+        if (!Volatile.Read(ref interrupted))
+        {
+            await Console.Error.WriteLineAsync($"embedded source: {end}, {source.Error?.Message}");
+        }
+
         return 1;
     }
 

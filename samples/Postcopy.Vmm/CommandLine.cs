@@ -23,8 +23,10 @@ internal sealed class CommandLine
     private readonly Option<int?> _hops = new("--hops") { HelpName = "N", Description = "Migrations to take part in, in both directions [default: 1, or 2 for receive with --to]" };
     private readonly Option<int> _beats = Number("--beats", 4, 1, 1_000_000, "Heartbeats of each vCPU before the guest is sent on, or stopped and checked");
     private readonly Option<int> _bandwidth = Number("--bandwidth", 0, 0, 100_000, "Rate of pages that nobody asked for, in MiB a second; 0 is without limit");
-    private readonly Option<int> _timeout = Number("--timeout", 120, 1, 86_400, "Give up after that many seconds");
+    private readonly Option<int> _timeout = Number("--timeout", 120, 1, 86_400, "Give up that many seconds after the guest booted or came");
     private readonly Option<string?> _result = new("--result-file") { HelpName = "PATH", Description = "Write what happened there as JSON" };
+    private readonly Option<string?> _timeline = new("--timeline") { HelpName = "PATH", Description = "Draw the stalls of the vCPUs of the last guest that came as an HTML page" };
+    private readonly Option<string?> _demoTimeline = new("--timeline") { HelpName = "PATH", Description = "Draw the stalls of the vCPUs on VMM B as an HTML page" };
     private readonly Option<string?> _qmp = new("--qmp")
     {
         HelpName = "PATH",
@@ -42,13 +44,13 @@ internal sealed class CommandLine
         _mode.AcceptOnlyFromAmong("long", "protected");
         Command run = new("run", "Boots a small guest of our own: it walks its memory and prints heartbeats. With --to it is migrated after some of them.")
         {
-            _vcpus, _memory, _mode, _listen, _to, _hops, _beats, _bandwidth, _timeout, _result,
+            _vcpus, _memory, _mode, _listen, _to, _hops, _beats, _bandwidth, _timeout, _result, _timeline,
         };
         run.SetAction((parsed, cancellation) => NodeMain.RunAsync(Options(parsed, boots: true), cancellation));
 
         Command receive = new("receive", "Takes a running guest in by postcopy, from run or from QEMU (-machine pc), and sends it on with --to.")
         {
-            _listen, _to, _hops, _beats, _bandwidth, _timeout, _result, _description, _qmp,
+            _listen, _to, _hops, _beats, _bandwidth, _timeout, _result, _timeline, _description, _qmp,
         };
         receive.Validators.Add(result =>
         {
@@ -61,9 +63,10 @@ internal sealed class CommandLine
 
         Command demo = new("demo", "Migrates a live guest QEMU -> VMM A -> VMM B, three processes, and says on one screen what happened. Without QEMU: VMM A -> VMM B.")
         {
-            _demoVcpus, _mode, _noQemu,
+            _demoVcpus, _mode, _noQemu, _demoTimeline,
         };
-        demo.SetAction((parsed, cancellation) => DemoMain.RunAsync(parsed.GetValue(_demoVcpus), parsed.GetValue(_mode) == "long", QemuProcess.IsInstalled && !parsed.GetValue(_noQemu), cancellation));
+        demo.SetAction((parsed, cancellation) => DemoMain.RunAsync(new DemoOptions(
+            parsed.GetValue(_demoVcpus), parsed.GetValue(_mode) == "long", QemuProcess.IsInstalled && !parsed.GetValue(_noQemu), parsed.GetValue(_demoTimeline)), cancellation));
         return new RootCommand("A small virtual machine monitor on KVM whose guests move by postcopy: what Postcopy.Uffd is for.") { run, receive, demo };
     }
 
@@ -83,6 +86,7 @@ internal sealed class CommandLine
             Bandwidth = (long)parsed.GetValue(_bandwidth) << 20,
             Timeout = TimeSpan.FromSeconds(parsed.GetValue(_timeout)),
             ResultFile = parsed.GetValue(_result),
+            TimelineFile = parsed.GetValue(_timeline),
             QmpSocket = boots ? null : parsed.GetValue(_qmp),
             VmDescriptionFile = boots ? null : parsed.GetValue(_description),
         };

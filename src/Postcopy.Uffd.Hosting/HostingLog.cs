@@ -19,4 +19,7 @@ internal static partial class HostingLog
 
     [LoggerMessage(EventId = 204, EventName = "GuestFailed", Level = LogLevel.Error, Message = "The guest's Failed member threw")]
     internal static partial void GuestFailed(ILogger logger, Exception why);
+
+    [LoggerMessage(EventId = 205, EventName = "Refused", Level = LogLevel.Warning, Message = "A connection was refused: {Why}")]
+    internal static partial void Refused(ILogger logger, string why);
 }

@@ -9,6 +9,9 @@ public sealed class PostcopyHostingOptions
     /// <summary>Permissions of a Unix socket's file, octal as in chmod(1); the default is 600.</summary>
     public string SocketMode { get; set; } = "600";
 
+    /// <summary>Users, by number, who may connect over a Unix socket, beside the service's own and root; none by default.</summary>
+    public ICollection<uint> AllowedUsers { get; } = [];
+
     /// <summary>PEM file of the TLS certificate; null, the default, is no TLS. Given together with <see cref="TlsKey"/>.</summary>
     public string? TlsCertificate { get; set; }
 

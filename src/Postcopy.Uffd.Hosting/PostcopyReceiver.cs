@@ -120,6 +120,8 @@ public sealed class PostcopyReceiver : IHostedService, IAsyncDisposable
             return MigrationListener.Bind(MigrationAddress.Parse(_options.Listen), new MigrationListenerOptions
             {
                 SocketMode = mode,
+                AllowedUsers = [.. _options.AllowedUsers],
+                OnRefused = why => HostingLog.Refused(_logger, why),
                 Tls = _options.TlsCertificate is { } certificate ? MigrationTls.FromPemFiles(certificate, _options.TlsKey!, _options.TlsAuthority) : null,
             });
         }

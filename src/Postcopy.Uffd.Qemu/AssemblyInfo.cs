@@ -7,3 +7,4 @@ using System.Runtime.Versioning;
 [assembly: DefaultDllImportSearchPaths(DllImportSearchPath.SafeDirectories)]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Qemu.Tests")]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Benchmarks")]
+[assembly: InternalsVisibleTo("Postcopy.Breaking.Tests")]

@@ -8,3 +8,4 @@ using System.Runtime.Versioning;
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Tests.NetStandard")]
 [assembly: InternalsVisibleTo("Postcopy.Uffd.Benchmarks")]
 [assembly: InternalsVisibleTo("Postcopy.Handler.Tests")]
+[assembly: InternalsVisibleTo("Postcopy.Breaking.Tests")]

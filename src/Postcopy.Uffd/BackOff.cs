@@ -20,6 +20,7 @@ internal struct BackOff
 
     internal void Pause()
     {
+        InterleavingPoint.Yield(InterleavingPoint.Waits);
         if (_round++ < SpinRounds)
         {
             Thread.SpinWait(1 << _round);

@@ -64,6 +64,34 @@ public sealed class BenchmarkTests
         }
     }
 
+    [Fact(Timeout = Limit)]
+    public async Task AShortSoakPassesAndKeepsItsResult()
+    {
+        string directory = Directory.CreateTempSubdirectory("postcopy-lab-test-").FullName;
+        try
+        {
+            (int exit, string output, string error) = await RunAsync("soak", "--minutes", "0.05", "--faults", "500", "--save", directory);
+            Assert.True(exit == 0, error + output);
+            string file = Path.Combine(Assert.Single(Directory.GetDirectories(directory)), "soak.json");
+            using JsonDocument result = JsonDocument.Parse(await File.ReadAllTextAsync(file, TestContext.Current.CancellationToken));
+            JsonElement totals = result.RootElement.GetProperty("totals");
+            Assert.Equal("passed", result.RootElement.GetProperty("verdict").GetString());
+            Assert.True(totals.GetProperty("faults").GetInt64() >= 500);
+            Assert.True(totals.GetProperty("pagesChecked").GetInt64() >= 500);
+            Assert.True(totals.GetProperty("discards").GetInt64() > 0);
+            Assert.Equal(0, totals.GetProperty("pagesWrong").GetInt64());
+
+            // More than there is time for.
+            (exit, output, _) = await RunAsync("soak", "--minutes", "0.01", "--faults", "1000000000");
+            Assert.Equal(1, exit);
+            Assert.Contains("SHORT", output, StringComparison.Ordinal);
+        }
+        finally
+        {
+            Directory.Delete(directory, recursive: true);
+        }
+    }
+
     [Theory(Timeout = Limit)]
     [InlineData("--rows", "fault-fast", "--rows: there is no row 'fault-fast'; there are fault-sleep,")]
     [InlineData("--rounds", "0", "--rounds: give 1 to 1000")]

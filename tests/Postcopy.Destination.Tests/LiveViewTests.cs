@@ -166,10 +166,10 @@ public sealed partial class LiveViewTests
     [GeneratedRegex(@"^running +\[[^\]]+\] +\d+%  [\d.]+ [KM]iB of [\d.]+ MiB")]
     private static partial Regex BarLine();
 
-    [GeneratedRegex(@"^[\d.]+ [KM]iB/s, \d+ faults, \d+ waiting, ETA \d+ s")]
+    [GeneratedRegex(@"^\d+ of 32800 pages, [\d.]+ [KM]iB/s, \d+ faults, [0-3]/3 blocked, ETA \d+ s")]
     private static partial Regex RateLine();
 
-    [GeneratedRegex(@"^running: \d+% of 32\.\d MiB, [\d.]+ [KM]iB/s, \d+ faults, \d+ waiting, ETA ")]
+    [GeneratedRegex(@"^running: \d+% of 32\.\d MiB, \d+ of 8224 pages, [\d.]+ [KM]iB/s, \d+ faults, 0/0 blocked, ETA ")]
     private static partial Regex PlainLine();
 
     [GeneratedRegex(@"^last error \d+ s ago: \S")]

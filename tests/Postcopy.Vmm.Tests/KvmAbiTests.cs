@@ -10,7 +10,7 @@ namespace Postcopy.Vmm.Tests;
 public sealed class KvmAbiTests
 {
     private const string Compiler = "/usr/bin/gcc";
-    private const string Includes = "#include <stddef.h>\n#include <errno.h>\n#include <fcntl.h>\n#include <sys/mman.h>\n#include <linux/kvm.h>\n";
+    private const string Includes = "#include <stddef.h>\n#include <errno.h>\n#include <fcntl.h>\n#include <sys/mman.h>\n#include <linux/kvm.h>\n#include <asm/kvm_para.h>\n";
 
     // C has anonymous structs and unions there; the tables below name the members.
     private static readonly Type[] s_notByField = [typeof(Kvm.kvm_xcr_list), typeof(Kvm.kvm_run), typeof(Kvm.kvm_vcpu_events)];
@@ -45,7 +45,8 @@ public sealed class KvmAbiTests
         Requires.Tool(Compiler, "gcc libc6-dev");
         Type[] structs = [.. typeof(Kvm).GetNestedTypes(BindingFlags.NonPublic).Where(t => t.IsValueType && !t.Name.StartsWith('<')).Except(s_notByField)];
         IEnumerable<string> assertions = structs.SelectMany(Assertions)
-            .Concat(s_run.Select(p => $"_Static_assert(offsetof(struct kvm_run, {p.C}) == {Marshal.OffsetOf<Kvm.kvm_run>(p.Ours)}, \"kvm_run.{p.C}\");"))
+            .Concat(s_run.SelectMany(p => Assertions(typeof(Kvm.kvm_run), p.Ours, p.C)))
+            .Append("_Static_assert(offsetof(struct kvm_msrs, entries) == 8 && offsetof(struct kvm_cpuid2, entries) == 8, \"list headers\");")
             .Append($"_Static_assert(sizeof(struct kvm_vcpu_events) == {Marshal.SizeOf<Kvm.kvm_vcpu_events>()}, \"kvm_vcpu_events\");");
 
         (int code, string errors) = Compile(assertions);
@@ -66,8 +67,20 @@ public sealed class KvmAbiTests
         yield return $"_Static_assert(sizeof(struct {type.Name}) == {Marshal.SizeOf(type)}, \"sizeof {type.Name}\");";
         foreach (FieldInfo field in type.GetFields(BindingFlags.Instance | BindingFlags.NonPublic | BindingFlags.Public))
         {
-            yield return $"_Static_assert(offsetof(struct {type.Name}, {field.Name}) == {Marshal.OffsetOf(type, field.Name)}, \"{type.Name}.{field.Name}\");";
+            foreach (string assertion in Assertions(type, field.Name, field.Name))
+            {
+                yield return assertion;
+            }
         }
+    }
+
+    /// <summary>A field's place and its width.</summary>
+    private static string[] Assertions(Type type, string ours, string c)
+    {
+        FieldInfo field = type.GetField(ours, BindingFlags.Instance | BindingFlags.NonPublic | BindingFlags.Public)!;
+        string place = $"_Static_assert(offsetof(struct {type.Name}, {c}) == {Marshal.OffsetOf(type, ours)}, \"{type.Name}.{c}\");";
+        int width = field.FieldType.IsPointer ? nint.Size : Marshal.SizeOf(field.FieldType);
+        return [place, $"_Static_assert(sizeof(((struct {type.Name} *)0)->{c}) == {width}, \"width of {type.Name}.{c}\");"];
     }
 
     private static (int Code, string Errors) Compile(IEnumerable<string> assertions)

@@ -64,6 +64,20 @@ public sealed class QemuCpuTests
     }
 
     [Fact]
+    public void SubsectionsThatMatterNotArePassedOverAndOthersAreRefused()
+    {
+        byte[] known = [.. LongMode(), .. Subsection("cpu/poll_control_msr", 8), .. Subsection("cpu/fpop_ip_dp", 18), .. Subsection("cpu/msr_smi_count", 8)];
+        byte[] unknown = [.. known, .. Subsection("cpu/avx512", 1)];
+
+        _ = QemuCpu.Decode(known, new VcpuState(), halted: false, ticks: 0);
+        VmmException lost = Assert.Throws<VmmException>(() => QemuCpu.Decode(unknown, new VcpuState(), halted: false, ticks: 0));
+        VmmException torn = Assert.Throws<VmmException>(() => QemuCpu.Decode(known.AsSpan(..^1), new VcpuState(), halted: false, ticks: 0));
+
+        Assert.Contains("its state 'cpu/avx512' is not known here and would be lost", lost.Message, StringComparison.Ordinal);
+        Assert.Contains("cpu/msr_smi_count", torn.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void ATooShortSectionIsRefused() =>
         _ = Assert.Throws<VmmException>(() => QemuCpu.Decode(new byte[QemuCpu.FixedLength - 1], new VcpuState(), halted: false, ticks: 0));
 
@@ -142,6 +156,9 @@ public sealed class QemuCpuTests
         U64(body, 1545, 1);
         return body;
     }
+
+    private static byte[] Subsection(string name, int length) =>
+        [0x05, (byte)name.Length, .. System.Text.Encoding.ASCII.GetBytes(name), 0, 0, 0, 1, .. new byte[length]];
 
     private static void Segment(byte[] body, int index, uint selector, ulong start, uint limit, uint flags)
     {

@@ -22,6 +22,17 @@ internal static class TestMachine
         return machine;
     }
 
+    /// <summary>Waits for something that nobody tells of.</summary>
+    internal static async Task UntilAsync(Func<bool> condition)
+    {
+        using CancellationTokenSource limit = new(Limit);
+        using PeriodicTimer timer = new(TimeSpan.FromMilliseconds(1));
+        while (!condition())
+        {
+            _ = await timer.WaitForNextTickAsync(limit.Token);
+        }
+    }
+
     /// <summary>Waits for the next heartbeat of every vCPU.</summary>
     internal static async Task<int[]> HeartbeatsAsync(this VirtualMachine machine)
     {

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
+using System.Text;
 using Postcopy.Vmm.Node;
 
 namespace Postcopy.Vmm.Tests;
@@ -12,10 +13,19 @@ internal sealed class VmmProcess : IAsyncDisposable
 
     private readonly Process _process;
     private readonly string _resultFile = Path.GetTempFileName();
+    private readonly TaskCompletionSource<IPEndPoint> _listening = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Task<string> _output;
     private readonly Task<string> _errors;
 
     internal VmmProcess(bool withResult, params string[] arguments)
+        : this(withResult, path: null, arguments)
+    {
+    }
+
+    /// <param name="withResult">It writes what it did, for <see cref="Result"/>.</param>
+    /// <param name="path">Where it looks for other programs; null for the test's own PATH.</param>
+    /// <param name="arguments">Of the command line.</param>
+    internal VmmProcess(bool withResult, string? path, string[] arguments)
     {
         ProcessStartInfo start = new("dotnet")
         {
@@ -29,10 +39,14 @@ internal sealed class VmmProcess : IAsyncDisposable
             start.ArgumentList.Add(argument);
         }
 
+        start.Environment["PATH"] = path ?? start.Environment["PATH"];
         _process = Process.Start(start)!;
-        _output = _process.StandardOutput.ReadToEndAsync();
+        _output = ReadAsync();
         _errors = _process.StandardError.ReadToEndAsync();
     }
+
+    /// <summary>Where it listens, as soon as it does.</summary>
+    internal Task<IPEndPoint> ListeningAsync() => _listening.Task.WaitAsync(s_limit);
 
     internal NodeResult Result => NodeResult.Read(_resultFile);
 
@@ -52,6 +66,24 @@ internal sealed class VmmProcess : IAsyncDisposable
         await _process.WaitForExitAsync();
         _process.Dispose();
         File.Delete(_resultFile);
+    }
+
+    private async Task<string> ReadAsync()
+    {
+        const string listening = "listening on ";
+        StringBuilder text = new();
+        while (await _process.StandardOutput.ReadLineAsync() is { } line)
+        {
+            _ = text.Append(line).Append('\n');
+            if (line.StartsWith(listening, StringComparison.Ordinal))
+            {
+                _ = _listening.TrySetResult(IPEndPoint.Parse(line[listening.Length..]));
+            }
+        }
+
+        _ = _listening.TrySetException(new InvalidOperationException($"It ended without listening: {text}"));
+        _ = _listening.Task.Exception;
+        return text.ToString();
     }
 
     /// <summary>A port that was free a moment ago.</summary>

@@ -80,8 +80,9 @@ internal static class ResultFile
         File.WriteAllText(Path.Combine(folder, "compare.md"), $"{machine}\n\n{ResultTable.Markdown(ordered)}");
     }
 
-    private static void Write(string path, IEnumerable<Entry> entries) =>
-        File.WriteAllText(path, JsonSerializer.Serialize(entries.ToDictionary(e => e.Name), s_json) + "\n");
+    internal static void WriteJson<T>(string path, T result) => File.WriteAllText(path, JsonSerializer.Serialize(result, s_json) + "\n");
+
+    private static void Write(string path, IEnumerable<Entry> entries) => WriteJson(path, entries.ToDictionary(e => e.Name));
 
     private static Entry ToEntry(RowResult r) => new()
     {

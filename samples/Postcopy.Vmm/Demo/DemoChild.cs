@@ -14,16 +14,20 @@ internal sealed class DemoChild : IAsyncDisposable
     private const string Missing = "missing ";
     private const string Beat = "heartbeat ";
 
+    private readonly string _name;
     private readonly Process _process;
     private readonly string _resultFile = Path.GetTempFileName();
     private readonly TaskCompletionSource<IPEndPoint> _listening = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly List<string> _errors = [];
     private volatile string _beat = string.Empty;
     private volatile string _missing = string.Empty;
+    private volatile bool _sending;
     private volatile bool _sentOn;
 
-    internal DemoChild(params string[] arguments)
+    internal DemoChild(string name, string[] arguments)
     {
+        _name = name;
+
         // Started by "dotnet postcopy-vmm.dll" or as the program itself.
         string self = Environment.ProcessPath!;
         bool hosted = Path.GetFileNameWithoutExtension(self) == "dotnet";
@@ -50,11 +54,14 @@ internal sealed class DemoChild : IAsyncDisposable
     internal bool HadGuest => _beat.Length > 0;
 
     /// <summary>What it does at the moment, in a few words.</summary>
-    internal string Now =>
+    /// <param name="next">Where the guest goes from here; null when it stays.</param>
+    internal string Now(DemoChild? next) =>
         _sentOn ? "gone"
+        : next?.HadGuest == true ? "serves the pages that are left"
         : _process.HasExited ? "ended"
         : _beat.Length == 0 ? "waiting"
-        : _missing.Length == 0 ? $"heartbeat {_beat}" : $"heartbeat {_beat}, {_missing}";
+        : _missing.Length > 0 ? $"heartbeat {_beat}, {_missing}"
+        : $"heartbeat {_beat}{(_sending ? ", being copied" : string.Empty)}";
 
     /// <summary>Waits for its end; what it did.</summary>
     internal async Task<NodeResult> ResultAsync(CancellationToken cancellationToken)
@@ -64,7 +71,7 @@ internal sealed class DemoChild : IAsyncDisposable
         {
             lock (_errors)
             {
-                throw new VmmException($"A VMM process failed: {string.Join(' ', _errors)}");
+                throw new VmmException($"{_name} failed: {string.Join(' ', _errors)}");
             }
         }
 
@@ -106,6 +113,10 @@ internal sealed class DemoChild : IAsyncDisposable
         {
             _missing = string.Empty;
         }
+        else if (line.StartsWith("sending the guest", StringComparison.Ordinal))
+        {
+            _sending = true;
+        }
         else if (line.StartsWith("the guest is gone", StringComparison.Ordinal))
         {
             _sentOn = true;
@@ -121,7 +132,7 @@ internal sealed class DemoChild : IAsyncDisposable
                 _errors.Add(line);
             }
 
-            _ = _listening.TrySetException(new VmmException($"A VMM process does not start: {line}"));
+            _ = _listening.TrySetException(new VmmException($"{_name} does not start: {line}"));
         }
     }
 }

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using Postcopy.Uffd;
 using Postcopy.Vmm.Guest;
 using Postcopy.Vmm.Machine;
 using Postcopy.Vmm.Node;
@@ -10,7 +11,6 @@ namespace Postcopy.Vmm.Demo;
 /// <summary>One live guest, two or three processes, one screen.</summary>
 internal static class DemoMain
 {
-    private const int Megabytes = 32;
     private const int Beats = 5;
     private const uint BeatInterval = 500_000_000;
 
@@ -21,40 +21,47 @@ internal static class DemoMain
     // Slow enough to watch; requested pages are not held back by it.
     private const string OwnBandwidth = "32";
 
-    private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(300);
-    private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(60);
+    private static readonly TimeSpan s_tick = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(120);
 
-    internal static async Task<int> RunAsync(int vcpus, bool longMode, bool fromQemu, CancellationToken cancellationToken)
+    internal static async Task<int> RunAsync(DemoOptions options, CancellationToken cancellationToken)
     {
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limited.CancelAfter(s_limit);
         try
         {
+            // What is missing is said at once, and not by a process that somebody else waits for.
             KvmSystem.Open().Dispose();
-            return await MoveAsync(vcpus, longMode, fromQemu, limited.Token) ? 0 : NodeMain.Failed;
+            _ = UffdHandle.Probe();
+            return await MoveAsync(options, limited.Token) ? 0 : NodeMain.Failed;
         }
-        catch (VmmException e)
+        catch (OperationCanceledException)
+        {
+            await Console.Error.WriteLineAsync(cancellationToken.IsCancellationRequested ? "Stopped, as asked." : $"Not finished within {s_limit.TotalSeconds:0} s: is this machine busy with something else?");
+            return NodeMain.Failed;
+        }
+        catch (Exception e) when (e is VmmException or UffdException or IOException or System.ComponentModel.Win32Exception)
         {
             await Console.Error.WriteLineAsync(e.Message);
             return NodeMain.Failed;
         }
     }
 
-    private static async Task<bool> MoveAsync(int vcpus, bool longMode, bool fromQemu, CancellationToken cancellationToken)
+    private static async Task<bool> MoveAsync(DemoOptions options, CancellationToken cancellationToken)
     {
-        string mode = longMode ? "long" : "protected";
-        Console.WriteLine($"A live guest ({vcpus} vCPU{(vcpus > 1 ? "s" : string.Empty)}, {mode} mode, {Megabytes} MiB) moves {(fromQemu ? "QEMU -> VMM A -> VMM B" : "VMM A -> VMM B")} by postcopy, each in a process of its own.");
-        Console.WriteLine(QemuProcess.IsInstalled ? string.Empty : $"({QemuProcess.Program} is not installed: apt-get install qemu-system-x86 adds the first leg.)");
+        Console.WriteLine($"A live guest ({options.Vcpus} vCPU{(options.Vcpus > 1 ? "s" : string.Empty)}, {options.Mode} mode, {DemoOptions.Megabytes} MiB) moves {options.Route} by postcopy, each in a process of its own.");
+        Console.WriteLine(QemuProcess.IsInstalled ? string.Empty : $"({QemuProcess.Program} is not on PATH: apt-get install qemu-system-x86 adds the first leg.)");
 
         string beats = Beats.ToString(CultureInfo.InvariantCulture);
-        await using DemoChild b = new("receive", "--listen", "127.0.0.1:0", "--beats", beats);
+        await using DemoChild b = new("VMM B", [
+            "receive", "--listen", "127.0.0.1:0", "--beats", beats, .. options.TimelineFile is { } file ? ["--timeline", file] : (string[])[]]);
         string to = (await b.Endpoint.WaitAsync(cancellationToken)).ToString();
-        await using DemoChild a = fromQemu
-            ? new("receive", "--listen", "127.0.0.1:0", "--to", to, "--beats", beats, "--bandwidth", OwnBandwidth)
-            : new("run", "--listen", "127.0.0.1:0", "--to", to, "--beats", beats, "--bandwidth", OwnBandwidth,
-                "--vcpus", vcpus.ToString(CultureInfo.InvariantCulture), "--memory", Megabytes.ToString(CultureInfo.InvariantCulture), "--mode", mode);
+        await using DemoChild a = new("VMM A", [
+            .. options.FromQemu ? ["receive"]
+                : (string[])["run", "--vcpus", options.Vcpus.ToString(CultureInfo.InvariantCulture), "--memory", DemoOptions.Megabytes.ToString(CultureInfo.InvariantCulture), "--mode", options.Mode],
+            "--listen", "127.0.0.1:0", "--to", to, "--beats", beats, "--bandwidth", OwnBandwidth]);
         int port = (await a.Endpoint.WaitAsync(cancellationToken)).Port;
-        await using QemuProcess? qemu = fromQemu ? await StartQemuAsync(vcpus, longMode, cancellationToken) : null;
+        await using QemuProcess? qemu = options.FromQemu ? await StartQemuAsync(options, cancellationToken) : null;
 
         using CancellationTokenSource watching = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         Task watch = WatchAsync(qemu, a, b, watching.Token);
@@ -64,20 +71,22 @@ internal static class DemoMain
             await qemu.MigrateAsync(port, QemuPrecopyBandwidth, QemuPostcopyBandwidth, cancellationToken: cancellationToken);
         }
 
-        NodeResult atA = await a.ResultAsync(cancellationToken);
-        NodeResult atB = await b.ResultAsync(cancellationToken);
+        // If one fails, that one says why: the other only learns that its peer is gone.
+        Task<NodeResult>[] ends = [a.ResultAsync(cancellationToken), b.ResultAsync(cancellationToken)];
+        await await Task.WhenAny(ends);
+        NodeResult[] results = await Task.WhenAll(ends);
         await watching.CancelAsync();
         await watch.ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
-        return Summarize(qemu, atA, atB);
+        return DemoSummary.Write(qemu, results[0], results[1]);
     }
 
-    private static Task<QemuProcess> StartQemuAsync(int vcpus, bool longMode, CancellationToken cancellationToken)
+    private static Task<QemuProcess> StartQemuAsync(DemoOptions options, CancellationToken cancellationToken)
     {
-        GuestSettings guest = new() { LongMode = longMode, StartsOthers = vcpus > 1, Fills = true, BeatInterval = BeatInterval };
+        GuestSettings guest = new() { LongMode = options.LongMode, StartsOthers = options.Vcpus > 1, Fills = true, BeatInterval = BeatInterval };
 
         // Room at the end for the firmware's tables.
-        uint pages = (uint)((((long)Megabytes - 2 << 20) - guest.Base) / GuestSettings.PageBytes / vcpus);
-        return QemuProcess.StartAsync((guest with { PagesPerVcpu = pages }).Image(), vcpus, Megabytes, cancellationToken: cancellationToken);
+        uint pages = (uint)((((long)DemoOptions.Megabytes - 2 << 20) - guest.Base) / GuestSettings.PageBytes / options.Vcpus);
+        return QemuProcess.StartAsync((guest with { PagesPerVcpu = pages }).Image(), options.Vcpus, DemoOptions.Megabytes, cancellationToken: cancellationToken);
     }
 
     private static async Task WatchAsync(QemuProcess? qemu, DemoChild a, DemoChild b, CancellationToken cancellationToken)
@@ -96,7 +105,7 @@ internal static class DemoMain
                 atQemu = $"{atQemu,-14}";
             }
 
-            string now = $"{atQemu}{a.Now,-36}{b.Now}";
+            string now = $"{atQemu}{a.Now(next: b),-36}{b.Now(next: null)}";
             if (now != before)
             {
                 Console.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{Stopwatch.GetElapsedTime(start).TotalSeconds,5:0.0} s  {now}"));
@@ -104,37 +113,5 @@ internal static class DemoMain
 
             before = now;
         }
-    }
-
-    private static bool Summarize(QemuProcess? qemu, NodeResult atA, NodeResult atB)
-    {
-        Console.WriteLine();
-        foreach ((string name, NodeArrival arrival) in atA.Arrivals.Select(r => ("QEMU -> A", r)).Concat(atB.Arrivals.Select(r => ("A -> B", r))))
-        {
-            Console.WriteLine(string.Create(CultureInfo.InvariantCulture,
-                $"{name,-10} {arrival.Pages + arrival.ZeroPages} pages ({arrival.PrecopyPages} before the switch), {arrival.FaultRequests} fetched because a vCPU touched them, postcopy took {arrival.DurationMs:0} ms"));
-            string blocked = string.Join(", ", arrival.VcpuBlockedMs.Select((ms, i) => string.Create(CultureInfo.InvariantCulture, $"vCPU {i} {ms:0.0} ms")));
-            blocked = string.Create(CultureInfo.InvariantCulture, $"stood still for pages: {blocked}; all at once {arrival.TotalBlockedMs:0.0} ms");
-            string downtime = arrival.DowntimeMs is { } ms2 ? string.Create(CultureInfo.InvariantCulture, $"; for the switch {ms2:0.0} ms") : string.Empty;
-            Console.WriteLine($"{string.Empty,-10} {blocked}{downtime}");
-        }
-
-        // Each stretch of heartbeats, from where it was printed.
-        bool allThere = true;
-        string[] untilA = qemu is null ? [.. atA.Lines] : Heartbeat.Join(qemu.Serial, atA.Lines);
-        for (int i = 0; i < atB.Guest!.Touched.Length; i++)
-        {
-            int[] all = [.. Heartbeat.Of(i, untilA), .. atB.Beats(i)];
-            bool whole = all.SequenceEqual(Enumerable.Range(1, all.Length));
-            allThere &= whole;
-            int atQemu = all.Length - atA.Beats(i).Length - atB.Beats(i).Length;
-            int untilB = all.Length - atB.Beats(i).Length;
-            string where = $"{(qemu is null ? string.Empty : $"QEMU 1-{atQemu}, ")}A {atQemu + 1}-{untilB}, B {untilB + 1}-{all.Length}";
-            Console.WriteLine($"heartbeats vCPU {i}: {where}: {(whole ? "none lost, none twice" : "NOT in order: " + string.Join(' ', all))}");
-        }
-
-        NodeGuest guest = atB.Guest!;
-        Console.WriteLine($"memory     {guest.CheckedPages - guest.WrongPages} of {guest.CheckedPages} pages right; the guest itself found {guest.Errors.Sum()} wrong in {guest.Touched.Sum()} touches");
-        return allThere && guest.WrongPages == 0 && guest.Errors.Sum() == 0;
     }
 }

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using Postcopy.Uffd;
+using Postcopy.Vmm.Machine;
 
 namespace Postcopy.Vmm.Guest;
 
@@ -9,17 +10,23 @@ internal readonly record struct GuestGap(ulong Start, ulong Length);
 /// <summary>What one vCPU of the guest says about itself, in its memory (guest.S, STATE and RING).</summary>
 internal sealed record GuestReport(int Index, uint Pass, ulong Touched, uint Errors, uint GapCount, ulong GapSum, uint Beats, uint BadPage, GuestGap[] Gaps)
 {
-    private const long State = 0x5000;
+    private const ulong State = 0x5000;
     private const int StateBytes = 0x100;
     private const long Ring = 0x10000;
     private const int RingEntries = 256;
     private const int EntryBytes = 16;
 
+    /// <summary>
+    /// Which of the guest's vCPUs this one is, for one that walks in long mode: they number themselves in the order in which
+    /// they arrive, and keep the address of their state in r13.
+    /// </summary>
+    internal static int IndexOf(VcpuState state) => (int)((state.Regs.r13 - State) / StateBytes);
+
     /// <summary>Reads it; waits for the pages when they are missing.</summary>
     internal static GuestReport Read(GuestMemory memory, int index)
     {
         byte[] state = new byte[StateBytes];
-        memory.Read(State + (index * StateBytes), state);
+        memory.Read((long)State + (index * StateBytes), state);
         byte[] ring = new byte[RingEntries * EntryBytes];
         memory.Read(Ring + (index * ring.Length), ring);
         uint count = U32(state, 0x18);

@@ -12,6 +12,8 @@ internal sealed record GuestSettings
 
     internal const int PageBytes = 4096;
 
+    private const int SectorBytes = 512;
+    private const uint Magic = 0x32444e32;
     private const int SettingsOffset = 4;
     private const int SettingsLength = 20;
 
@@ -34,6 +36,14 @@ internal sealed record GuestSettings
 
     /// <summary>Ticks between heartbeats.</summary>
     internal uint BeatInterval { get; init; } = 100_000_000;
+
+    /// <summary>True when the guest is ours: its second sector begins with a number that nothing else has.</summary>
+    internal static bool AreIn(GuestMemory memory)
+    {
+        byte[] magic = new byte[sizeof(uint)];
+        memory.Read(LoadAddress + SectorBytes, magic);
+        return BinaryPrimitives.ReadUInt32LittleEndian(magic) == Magic;
+    }
 
     /// <summary>What a guest that is there was told: its boot sector stays in its memory, also one that QEMU's BIOS loaded.</summary>
     internal static GuestSettings Read(GuestMemory memory)

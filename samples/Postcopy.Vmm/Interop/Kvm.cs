@@ -41,6 +41,10 @@ internal static partial class Kvm
     internal const uint KVM_CAP_IMMEDIATE_EXIT = 136;
     internal const uint KVM_CAP_GET_TSC_KHZ = 61;
     internal const uint KVM_CAP_EXT_CPUID = 7;
+    internal const uint KVM_CPUID_FEATURES = 0x40000001u;
+    internal const int KVM_FEATURE_ASYNC_PF = 4;
+    internal const int KVM_FEATURE_ASYNC_PF_VMEXIT = 10;
+    internal const int KVM_FEATURE_ASYNC_PF_INT = 14;
     internal const uint KVM_MEM_LOG_DIRTY_PAGES = 1;
     internal const uint KVM_EXIT_IO = 2;
     internal const uint KVM_EXIT_HLT = 5;

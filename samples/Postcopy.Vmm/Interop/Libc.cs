@@ -16,6 +16,8 @@ internal static unsafe partial class Libc
     internal const int EINTR = 4;
     internal const int EAGAIN = 11;
     internal const int EACCES = 13;
+    internal const int EFAULT = 14;
+    internal const int EHWPOISON = 133;
 
     [LibraryImport("libc", SetLastError = true, StringMarshalling = StringMarshalling.Utf8)]
     internal static partial SafeFileHandle open(string path, int flags);

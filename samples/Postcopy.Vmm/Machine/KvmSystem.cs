@@ -9,6 +9,9 @@ internal sealed unsafe class KvmSystem : IDisposable
 {
     internal const string Device = "/dev/kvm";
 
+    // struct kvm_cpuid2: a count and padding, then the entries.
+    private const int ListHeader = 8;
+
     private KvmSystem(SafeFileHandle handle)
     {
         Handle = handle;
@@ -59,15 +62,25 @@ internal sealed unsafe class KvmSystem : IDisposable
     /// <summary>Makes a virtual machine; its descriptor.</summary>
     internal SafeFileHandle CreateVm() => new(Query(Kvm.KVM_CREATE_VM, 0, "KVM_CREATE_VM"), ownsHandle: true);
 
-    /// <summary>Everything that KVM can offer a guest's CPUID.</summary>
-    internal byte[] SupportedCpuid()
+    /// <summary>
+    /// What KVM can offer a guest's CPUID, without asynchronous page faults (hazard H26): with them a vCPU runs on or halts while
+    /// a kernel worker waits for its page, and nobody could say how long the guest stood still.
+    /// </summary>
+    internal byte[] GuestCpuid()
     {
         const int most = 256;
-        byte[] list = new byte[8 + (most * sizeof(Kvm.kvm_cpuid_entry2))];
+        byte[] list = new byte[ListHeader + (most * sizeof(Kvm.kvm_cpuid_entry2))];
         fixed (byte* p = list)
         {
             *(uint*)p = most;
             Check(Libc.ioctl(Handle, Kvm.KVM_GET_SUPPORTED_CPUID, p), "KVM_GET_SUPPORTED_CPUID");
+            foreach (ref Kvm.kvm_cpuid_entry2 entry in new Span<Kvm.kvm_cpuid_entry2>(p + ListHeader, *(int*)p))
+            {
+                if (entry.function == Kvm.KVM_CPUID_FEATURES)
+                {
+                    entry.eax &= ~(1u << Kvm.KVM_FEATURE_ASYNC_PF | 1u << Kvm.KVM_FEATURE_ASYNC_PF_VMEXIT | 1u << Kvm.KVM_FEATURE_ASYNC_PF_INT);
+                }
+            }
         }
 
         return list;

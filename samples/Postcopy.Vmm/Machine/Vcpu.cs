@@ -16,6 +16,8 @@ namespace Postcopy.Vmm.Machine;
 /// </remarks>
 internal sealed unsafe partial class Vcpu : IDisposable
 {
+    private const string NoMemory = "its page is poisoned, so its content is lost; or the userfaultfd handles faults of user mode only, and KVM's are the kernel's (run as root, or allow this user /dev/userfaultfd).";
+
     private readonly VirtualMachine _machine;
     private readonly SafeFileHandle _handle;
     private readonly Kvm.kvm_run* _run;
@@ -152,7 +154,7 @@ internal sealed unsafe partial class Vcpu : IDisposable
             _ = Interlocked.Increment(ref _interruptions);
             return errno is Libc.EINTR or Libc.EAGAIN
                 ? Volatile.Read(ref _run->immediate_exit) == 0
-                : throw new VmmException($"vCPU {Index}: {KvmSystem.Failed(nameof(Kvm.KVM_RUN), errno).Message} {Where()}");
+                : throw new VmmException($"vCPU {Index}: {KvmSystem.Failed(nameof(Kvm.KVM_RUN), errno).Message} {(errno is Libc.EFAULT or Libc.EHWPOISON ? NoMemory : string.Empty)} {Where()}");
         }
 
         switch (_run->exit_reason)
@@ -191,7 +193,10 @@ internal sealed unsafe partial class Vcpu : IDisposable
             ushort port = (ushort)(_run->io_port + (i % _run->io_size));
             if (_run->io_direction == Kvm.KVM_EXIT_IO_OUT)
             {
-                _machine.Ports.Write(port, data[i]);
+                if (!_machine.Ports.Write(port, data[i]))
+                {
+                    throw new VmmException($"vCPU {Index} asked for a reset (port 0x{port:x}); there is no firmware here that would begin anew. {Where()}");
+                }
             }
             else
             {
@@ -206,8 +211,8 @@ internal sealed unsafe partial class Vcpu : IDisposable
         bool write = _run->mmio_is_write != 0;
         if (_run->mmio_phys_addr < (ulong)_machine.Ram.Length)
         {
-            // A KVM on a software MMU gives a poisoned page out as a device access; the guest would go on with made-up data.
-            throw new VmmException($"vCPU {Index} cannot have its memory at 0x{_run->mmio_phys_addr:x}: the page is poisoned, its content is lost. {Where()}");
+            // A KVM on a software MMU gives such a page out as a device access; the guest would go on with made-up data.
+            throw new VmmException($"vCPU {Index} cannot have its memory at 0x{_run->mmio_phys_addr:x}: {NoMemory} {Where()}");
         }
 
         if (!write)

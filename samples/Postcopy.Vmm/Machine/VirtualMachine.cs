@@ -42,7 +42,7 @@ internal sealed unsafe class VirtualMachine : IDisposable
 
         Ports = new PortBus(Serial);
         _handle = kvm.CreateVm();
-        byte[] cpuid = kvm.SupportedCpuid();
+        byte[] cpuid = kvm.GuestCpuid();
         Vcpus = [.. Enumerable.Range(0, vcpus).Select(i => new Vcpu(this, _handle, i, kvm.RunSize, cpuid))];
         SetSlot(logDirty: false);
     }
@@ -105,6 +105,11 @@ internal sealed unsafe class VirtualMachine : IDisposable
         IsRunning = true;
         Vcpu[] live = [.. Vcpus.Where(v => !v.Halted)];
         Volatile.Write(ref _running, live.Length);
+        if (live.Length == 0)
+        {
+            _ = _ended.TrySetResult();
+            return;
+        }
 
         // None runs before all have introduced themselves: "all blocked at once" counts those that are known.
         Barrier ready = new(live.Length);
@@ -113,8 +118,15 @@ internal sealed unsafe class VirtualMachine : IDisposable
             vcpu.Start(
                 v =>
                 {
-                    onThread?.Invoke(v);
-                    ready.SignalAndWait();
+                    try
+                    {
+                        onThread?.Invoke(v);
+                    }
+                    finally
+                    {
+                        // The others do not wait for one that failed.
+                        ready.SignalAndWait();
+                    }
                 },
                 onLeft);
         }

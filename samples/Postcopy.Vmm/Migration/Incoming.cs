@@ -51,8 +51,14 @@ internal sealed class Incoming : IAsyncDisposable
 
     internal PostcopyDestination Destination => _destination;
 
+    /// <summary>What came over the wire so far.</summary>
+    internal QemuIncomingStatistics Wire => _incoming.Statistics;
+
     /// <summary>Called with each line that the guest prints here.</summary>
     internal Action<string>? OnLine { get; init; }
+
+    /// <summary>Called with each connection that a source makes.</summary>
+    internal Action? OnConnection { get; init; }
 
     /// <summary>
     /// Called when the state is refused and nothing has run here, while the connection still stands. A QEMU before 10.2 does
@@ -71,6 +77,7 @@ internal sealed class Incoming : IAsyncDisposable
             CompletionReport report = await _incoming.RunAsync(async token =>
             {
                 Socket socket = await listener.AcceptAsync(token);
+                OnConnection?.Invoke();
                 socket.NoDelay = true;
                 // Requested pages must not stand behind megabytes of others in the socket (qemu-wire.md, 8).
                 socket.ReceiveBufferSize = 64 << 10;

@@ -13,14 +13,15 @@ namespace Postcopy.Vmm.Migration;
 /// <param name="Vcpus">The vCPUs.</param>
 /// <param name="Running">The guest ran, and is to run on; otherwise somebody had stopped it.</param>
 /// <param name="A20">The latch of port 0x92.</param>
+/// <param name="LineControl">The serial port's line control register.</param>
 /// <param name="PendingLine">What the guest has printed of a line.</param>
 /// <param name="StoppedAt">When the guest was stopped, on the clock of the host it ran on; null when unknown.</param>
-internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running, byte A20, string PendingLine, HostMoment? StoppedAt)
+internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running, byte A20, byte LineControl, string PendingLine, HostMoment? StoppedAt)
 {
     internal const string MachineSection = "vmm/machine";
     internal const string VcpuSection = "vmm/vcpu";
 
-    private const uint MachineVersion = 1;
+    private const uint MachineVersion = 2;
     private const byte SectionFull = 0x04;
     private const byte SectionFooter = 0x7e;
 
@@ -29,7 +30,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running
 
     /// <summary>Reads all of it from a machine that is stopped now.</summary>
     internal static MachineState Save(VirtualMachine machine, bool running) =>
-        new(machine.Save(), running, machine.Ports.A20, machine.Serial.Pending, HostMoment.Now());
+        new(machine.Save(), running, machine.Ports.A20, machine.Ports.LineControl, machine.Serial.Pending, HostMoment.Now());
 
     /// <summary>Puts all of it into a machine that has not run.</summary>
     /// <exception cref="VmmException">KVM does not take it.</exception>
@@ -37,6 +38,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running
     {
         machine.Restore(Vcpus);
         machine.Ports.A20 = A20;
+        machine.Ports.LineControl = LineControl;
         machine.Serial.Pending = PendingLine;
     }
 
@@ -45,6 +47,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running
         using MemoryStream to = new();
         using MemoryStream body = new();
         body.WriteByte(A20);
+        body.WriteByte(LineControl);
         body.WriteByte(Running ? (byte)1 : (byte)0);
         body.Write(Number64(StoppedAt?.Ticks ?? 0));
         body.Write((StoppedAt?.Boot ?? Guid.Empty).ToByteArray());
@@ -64,7 +67,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running
     {
         DeviceSection machine = sections.FirstOrDefault(s => s.Name == MachineSection)
             ?? throw new VmmException($"The device package has no section {MachineSection}.");
-        const int momentAt = 2;
+        const int momentAt = 3;
         const int bootAt = momentAt + sizeof(long);
         const int fixedBytes = bootAt + 16;
         if (machine.Version != MachineVersion || machine.Body.Length < fixedBytes)
@@ -86,7 +89,7 @@ internal sealed record MachineState(IReadOnlyList<VcpuState> Vcpus, bool Running
         }
 
         HostMoment? stopped = boot == Guid.Empty ? null : new HostMoment(boot, BinaryPrimitives.ReadInt64BigEndian(body[momentAt..]));
-        return new MachineState(vcpus, body[1] != 0, body[0], Encoding.ASCII.GetString(body[fixedBytes..]), stopped);
+        return new MachineState(vcpus, body[2] != 0, body[0], body[1], Encoding.ASCII.GetString(body[fixedBytes..]), stopped);
     }
 
     private static void Section(Stream to, uint id, string name, uint instance, uint version, byte[] body)

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
+using System.Text;
 using Postcopy.Vmm.Interop;
 using Postcopy.Vmm.Machine;
 
@@ -7,7 +8,8 @@ namespace Postcopy.Vmm.Migration;
 
 /// <summary>
 /// QEMU's <c>cpu</c> section, version 12, as KVM's structs. The 1817 fixed bytes are laid out as in QEMU's own
-/// description of them (docs of the wire, 7.1); subsections follow and hold nothing that this machine needs.
+/// description of them (docs of the wire, 7.1). Subsections follow for state that is not as after a reset: those that hold
+/// nothing a guest without devices needs are passed over, and any other is refused, for it would be lost in silence.
 /// </summary>
 internal static unsafe class QemuCpu
 {
@@ -43,6 +45,9 @@ internal static unsafe class QemuCpu
     private const int AreaXmm = 160;
     private const int AreaXstateBv = 512;
     private const int AreaYmm = 576;
+
+    // The MSR that lets a guest poll instead of halting, the count of SMIs, and where the last x87 instruction was.
+    private static readonly Dictionary<string, int> s_passedOver = new() { ["cpu/poll_control_msr"] = 8, ["cpu/msr_smi_count"] = 8, ["cpu/fpop_ip_dp"] = 18 };
 
     private const ulong X87AndSse = 3;
     private const ulong Avx = 4;
@@ -92,11 +97,35 @@ internal static unsafe class QemuCpu
             : (int)U32(body, InterruptInjected) >= 0 ? $"interrupt {U32(body, InterruptInjected)} is being delivered"
             : (int)U32(body, Exception) >= 0 ? $"exception {U32(body, Exception)} is being delivered"
             : !halted && (U64(body, Rflags) & InterruptFlag) != 0 ? "it has interrupts enabled, and here is no interrupt controller that would send any"
-            : null;
+            : UnknownSubsection(body);
         if (why is not null)
         {
             throw new VmmException($"QEMU's CPU cannot go on here: {why}. Only guests that need no device but the serial port can be taken over.");
         }
+    }
+
+    /// <summary>A subsection is 05, its name, a version, and a body whose length only its name tells.</summary>
+    private static string? UnknownSubsection(ReadOnlySpan<byte> body)
+    {
+        const byte subsection = 0x05;
+        for (ReadOnlySpan<byte> rest = body[FixedLength..]; !rest.IsEmpty;)
+        {
+            int nameLength = rest.Length > 1 ? rest[1] : 0;
+            if (rest[0] != subsection || rest.Length < 2 + nameLength + sizeof(uint))
+            {
+                return $"{rest.Length} bytes of its section are no subsection";
+            }
+
+            string name = Encoding.ASCII.GetString(rest.Slice(2, nameLength));
+            if (!s_passedOver.TryGetValue(name, out int length) || rest.Length < 2 + nameLength + sizeof(uint) + length)
+            {
+                return $"its state '{name}' is not known here and would be lost; try a plainer -cpu, such as qemu64";
+            }
+
+            rest = rest[(2 + nameLength + sizeof(uint) + length)..];
+        }
+
+        return null;
     }
 
     private static void DecodeRegs(ReadOnlySpan<byte> body, ref Kvm.kvm_regs regs)

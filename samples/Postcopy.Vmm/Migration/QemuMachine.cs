@@ -32,7 +32,7 @@ internal static class QemuMachine
         }
 
         byte a20 = Body(sections, "port92", 0) is { IsEmpty: false } port ? port.Span[0] : (byte)0;
-        return new MachineState(vcpus, WasRunning(sections), a20, string.Empty, null);
+        return new MachineState(vcpus, WasRunning(sections), a20, LineControl: 0, string.Empty, null);
     }
 
     /// <summary>True when the guest ran at the source: <c>globalstate</c> says it in words.</summary>

@@ -19,8 +19,13 @@ internal static class NodeMain
             result = node.Result;
             await node.RunAsync(cancellationToken);
         }
+        catch (OperationCanceledException)
+        {
+            error = "Stopped, as asked; the guest that was here is gone.";
+            await Console.Error.WriteLineAsync(error);
+        }
         catch (Exception e) when (e is VmmException or QemuIncomingException or MigrationStreamException or MigrationConnectionException
-            or UffdException or GuestMemoryException or OperationCanceledException or IOException or System.Net.Sockets.SocketException)
+            or UffdException or GuestMemoryException or IOException or System.Net.Sockets.SocketException)
         {
             error = e.Message;
             await Console.Error.WriteLineAsync(error);

@@ -40,6 +40,9 @@ internal sealed record NodeOptions
     /// <summary>Where the result goes as JSON; null for nowhere.</summary>
     internal string? ResultFile { get; init; }
 
+    /// <summary>Where the picture of the stalls goes as HTML; null for nowhere.</summary>
+    internal string? TimelineFile { get; init; }
+
     /// <summary>The monitor socket of a QEMU source, to give a guest back that is refused here.</summary>
     internal string? QmpSocket { get; init; }
 

@@ -31,7 +31,7 @@ internal sealed record NodeResult
 /// <summary>A guest that came.</summary>
 internal sealed record NodeArrival(
     string From, double? DowntimeMs, double DurationMs, long Pages, long ZeroPages, long PrecopyPages, long FaultRequests, long UrgentPages, long LostConnections,
-    double TotalBlockedMs, double[] VcpuBlockedMs);
+    double TotalBlockedMs, double[] VcpuBlockedMs, string[] Timeline);
 
 /// <summary>A guest that went.</summary>
 internal sealed record NodeDeparture(string End, double DurationMs, long DirtyPages, long Requests, int Reconnections);

@@ -10,7 +10,8 @@ namespace Postcopy.Vmm.Node;
 
 /// <summary>
 /// A VMM process: has a guest or waits for one, lets it run for some heartbeats, sends it on, and again, until it has
-/// taken part in enough migrations. What stays in the end is stopped and checked page by page.
+/// taken part in enough migrations. What stays in the end is stopped and checked page by page. A guest of somebody else has
+/// no heartbeats and no known content: it is sent on at once, and runs here as long as it likes.
 /// </summary>
 internal sealed class VmmNode : IDisposable
 {
@@ -24,6 +25,10 @@ internal sealed class VmmNode : IDisposable
     private readonly VmDescription? _description;
     private VirtualMachine? _machine;
 
+    // A migration that failed before the point of no return: the guest is still here, and is looked after first.
+    private VmmException? _failure;
+    private bool _limited;
+
     internal VmmNode(NodeOptions options, TextWriter output)
     {
         _options = options;
@@ -32,6 +37,8 @@ internal sealed class VmmNode : IDisposable
         _kvm = KvmSystem.Open();
         if (options.Listen is { } listen)
         {
+            // Without it no guest could come in, and its source would be the one to learn that.
+            _ = UffdHandle.Probe();
             _listener = new Socket(listen.AddressFamily, SocketType.Stream, ProtocolType.Tcp);
             _listener.SetSocketOption(SocketOptionLevel.Socket, SocketOptionName.ReuseAddress, true);
             _listener.Bind(listen);
@@ -42,23 +49,26 @@ internal sealed class VmmNode : IDisposable
 
     internal NodeResult Result { get; } = new();
 
+    private bool IsOurs => GuestSettings.AreIn(_machine!.Ram);
+
     /// <summary>Does all of it.</summary>
     internal async Task RunAsync(CancellationToken cancellationToken)
     {
         using CancellationTokenSource limited = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        limited.CancelAfter(_options.Timeout);
         try
         {
             if (_options.Boots)
             {
+                _limited = true;
+                limited.CancelAfter(_options.Timeout);
                 Boot();
             }
 
-            for (int hop = 0; hop < _options.Hops; hop++)
+            for (int hop = 0; hop < _options.Hops && _failure is null; hop++)
             {
                 if (_machine is null)
                 {
-                    await ReceiveAsync(limited.Token);
+                    await ReceiveAsync(limited);
                 }
                 else
                 {
@@ -67,7 +77,7 @@ internal sealed class VmmNode : IDisposable
                 }
             }
 
-            if (_machine is not null)
+            if (_machine is not null && IsOurs)
             {
                 await BeatsAsync(limited.Token);
                 Check();
@@ -76,6 +86,16 @@ internal sealed class VmmNode : IDisposable
         catch (OperationCanceledException e) when (!cancellationToken.IsCancellationRequested)
         {
             throw new VmmException($"Not finished within {_options.Timeout.TotalSeconds:0} s (--timeout).", e);
+        }
+
+        if (_machine is not null && !IsOurs)
+        {
+            await StayAsync(cancellationToken);
+        }
+
+        if (_failure is not null)
+        {
+            throw _failure;
         }
     }
 
@@ -101,17 +121,26 @@ internal sealed class VmmNode : IDisposable
         GuestSettings settings = new() { LongMode = _options.LongMode, BeatInterval = _options.BeatInterval };
         uint pages = (uint)((_options.MemoryBytes - settings.Base) / GuestSettings.PageBytes / _options.Vcpus);
         (settings with { PagesPerVcpu = pages }).Load(_machine);
-        _machine.Serial.OnLine = Beat;
+        _machine.Serial.OnLine = Print;
         _machine.Start();
         Say($"a guest of our own runs here: {_options.Vcpus} vCPUs, {_options.MemoryBytes >> 20} MiB, {(_options.LongMode ? "long" : "protected")} mode");
     }
 
-    private async Task ReceiveAsync(CancellationToken cancellationToken)
+    /// <summary>The time limit begins with the first connection: somebody may have to type the commands that make it.</summary>
+    private async Task ReceiveAsync(CancellationTokenSource limited)
     {
+        CancellationToken cancellationToken = limited.Token;
         Socket listener = _listener ?? throw new VmmException("There is no guest here, and nowhere to receive one: give --listen.");
         await using Incoming incoming = new(_kvm, _options.RecoverTimeout, _description)
         {
-            OnLine = Beat,
+            OnLine = Print,
+            OnConnection = () =>
+            {
+                if (!Interlocked.Exchange(ref _limited, true))
+                {
+                    limited.CancelAfter(_options.Timeout);
+                }
+            },
             OnRefused = _options.QmpSocket is { } socket ? refusal => GiveBackAsync(socket, cancellationToken) : null,
         };
         Task<IncomingReport> receiving = incoming.RunAsync(listener, cancellationToken);
@@ -126,11 +155,29 @@ internal sealed class VmmNode : IDisposable
         _machine = await incoming.Started;
         long wire = report.Wire.Pages + report.Wire.ZeroPages;
         Say($"complete: {wire} pages from {report.From}, {report.Completion.Faults.Requests} of them because a vCPU waited");
-        BlocktimeFigures blocktime = BlocktimeFigures.From(report.Completion);
+        BlocktimeFigures blocktime = BlocktimeFigures.From(report.Completion.Blocktime!);
         _out.Write(blocktime.Text);
+        foreach (string row in blocktime.Timeline)
+        {
+            _out.WriteLine("  " + row);
+        }
+
+        _out.Flush();
+        WriteTimeline(report);
         Result.Arrivals.Add(new NodeArrival(
             report.From, report.Downtime?.TotalMilliseconds, report.Completion.Duration.TotalMilliseconds, report.Wire.Pages, report.Wire.ZeroPages, report.Wire.PrecopyPages,
-            report.Completion.Faults.Requests, report.Wire.UrgentPages, report.Wire.LostConnections, blocktime.TotalMs, blocktime.VcpuMs));
+            report.Completion.Faults.Requests, report.Wire.UrgentPages, report.Wire.LostConnections, blocktime.TotalMs, blocktime.VcpuMs, blocktime.Timeline));
+    }
+
+    /// <summary>The picture of the last guest that came: every stall, to zoom into.</summary>
+    private void WriteTimeline(IncomingReport report)
+    {
+        if (_options.TimelineFile is { } file)
+        {
+            using StreamWriter html = new(file);
+            new BlocktimeTimeline(report.Completion.Blocktime!, title: $"A guest from {report.From}, on KVM").WriteHtml(html);
+            Say($"timeline: {file}");
+        }
     }
 
     /// <summary>The source keeps its connection open until this is done.</summary>
@@ -162,7 +209,14 @@ internal sealed class VmmNode : IDisposable
         Result.Departures.Add(new NodeDeparture(report.End.ToString(), report.Duration.TotalMilliseconds, report.DirtyPages, report.Statistics.Requests, report.Reconnections));
         if (report.End != QemuSourceState.Completed)
         {
-            throw new VmmException($"The guest could not be sent to {to} ({report.End}): {outgoing.Source.Error?.Message}");
+            _failure = new VmmException($"The guest could not be sent to {to} ({report.End}): {outgoing.Source.Error?.Message}");
+            if (outgoing.Source.IsPastPointOfNoReturn)
+            {
+                throw _failure;
+            }
+
+            Say($"the guest goes on here: {outgoing.Source.Error?.Message}");
+            return;
         }
 
         Say($"the guest is gone: {report.DirtyPages} pages were dirty at the switch, {report.Statistics.Requests} asked for");
@@ -189,7 +243,7 @@ internal sealed class VmmNode : IDisposable
     private async Task BeatsAsync(CancellationToken cancellationToken)
     {
         VirtualMachine machine = _machine!;
-        for (int i = 0; i < _options.Beats && machine.IsRunning; i++)
+        for (int i = 0; i < _options.Beats && machine.IsRunning && IsOurs; i++)
         {
             Task beats = Task.WhenAll(machine.Vcpus.Where(v => !v.Halted).Select(v => machine.Serial.NextAsync(l => Heartbeat.TryParse(l, out Heartbeat beat) && beat.Vcpu == v.Index)));
             if (await Task.WhenAny(beats, machine.Ended).WaitAsync(cancellationToken) != beats)
@@ -198,6 +252,30 @@ internal sealed class VmmNode : IDisposable
                 throw new VmmException("The guest halted.");
             }
         }
+    }
+
+    private async Task StayAsync(CancellationToken cancellationToken)
+    {
+        if (!_machine!.IsRunning)
+        {
+            Say("the guest was stopped at the source, so it stays stopped; there is nothing to wait for");
+            return;
+        }
+
+        Say("the guest is not one of ours: it runs here until it halts, or until Ctrl-C");
+        await _machine.Ended.WaitAsync(cancellationToken).ConfigureAwait(ConfigureAwaitOptions.SuppressThrowing);
+        _machine.Stop(s_stopLimit);
+        if (_machine.Serial.Pending is { Length: > 0 } rest)
+        {
+            Print(rest);
+        }
+
+        if (_machine.Ended.IsFaulted)
+        {
+            await _machine.Ended;
+        }
+
+        Say(_machine.Ended.IsCompleted ? "the guest halted" : "stopped, as asked");
     }
 
     private void Check()
@@ -211,9 +289,9 @@ internal sealed class VmmNode : IDisposable
     }
 
     /// <summary>On a vCPU's thread, one at a time.</summary>
-    private void Beat(string line)
+    private void Print(string line)
     {
-        _out.WriteLine($"heartbeat {line}");
+        Say(Heartbeat.TryParse(line, out _) ? $"heartbeat {line}" : $"guest: {line}");
         Result.Lines.Add(line);
     }
 

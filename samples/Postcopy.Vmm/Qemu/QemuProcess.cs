@@ -8,7 +8,9 @@ namespace Postcopy.Vmm.Qemu;
 /// <summary>An unmodified QEMU with our guest in it: TCG, machine pc, a disk whose boot sector is the guest.</summary>
 internal sealed class QemuProcess : IAsyncDisposable
 {
-    internal const string Program = "/usr/bin/qemu-system-x86_64";
+    internal const string Program = "qemu-system-x86_64";
+
+    private static readonly TimeSpan s_startLimit = TimeSpan.FromSeconds(60);
 
     private readonly Process _process;
     private readonly string _directory;
@@ -21,7 +23,9 @@ internal sealed class QemuProcess : IAsyncDisposable
         _directory = directory;
     }
 
-    internal static bool IsInstalled => File.Exists(Program);
+    /// <summary>True when it is found on PATH.</summary>
+    internal static bool IsInstalled => (Environment.GetEnvironmentVariable("PATH") ?? string.Empty)
+        .Split(':', StringSplitOptions.RemoveEmptyEntries).Any(folder => File.Exists(Path.Combine(folder, Program)));
 
     internal QmpClient Monitor { get; }
 
@@ -32,19 +36,21 @@ internal sealed class QemuProcess : IAsyncDisposable
     /// <param name="guest">The first sectors of the disk.</param>
     /// <param name="vcpus">How many CPUs.</param>
     /// <param name="megabytes">Memory.</param>
-    /// <param name="onLine">Called with each line that the guest prints.</param>
+    /// <param name="root">A directory tree with another QEMU in it (eng/get-qemu makes one), run by chroot; null for the one on PATH.</param>
     /// <param name="cancellationToken">Gives up.</param>
-    internal static async Task<QemuProcess> StartAsync(byte[] guest, int vcpus, int megabytes, Action<string>? onLine = null, CancellationToken cancellationToken = default)
+    internal static async Task<QemuProcess> StartAsync(byte[] guest, int vcpus, int megabytes, string? root = null, CancellationToken cancellationToken = default)
     {
-        string directory = Directory.CreateTempSubdirectory("postcopy-vmm-").FullName;
+        string directory = root is null
+            ? Directory.CreateTempSubdirectory("postcopy-vmm-").FullName
+            : Directory.CreateDirectory($"{root}/tmp/postcopy-vmm-{Guid.NewGuid():N}").FullName;
+        string inside = directory[(root?.Length ?? 0)..];
         string disk = Path.Combine(directory, "guest.img");
-        string socket = Path.Combine(directory, "qmp");
         byte[] image = new byte[1 << 20];
         guest.CopyTo(image, 0);
         await File.WriteAllBytesAsync(disk, image, cancellationToken);
         Process process = new()
         {
-            StartInfo = new ProcessStartInfo(Program)
+            StartInfo = new ProcessStartInfo(root is null ? Program : "chroot")
             {
                 RedirectStandardOutput = true,
                 RedirectStandardError = true,
@@ -53,23 +59,33 @@ internal sealed class QemuProcess : IAsyncDisposable
         };
         string[] arguments =
         [
+            .. root is null ? (string[])[] : [root, Program],
             "-machine", "pc", "-accel", "tcg", "-smp", vcpus.ToString(CultureInfo.InvariantCulture), "-m", megabytes.ToString(CultureInfo.InvariantCulture),
-            "-nodefaults", "-display", "none", "-drive", $"file={disk},format=raw,if=ide", "-serial", "stdio",
-            "-chardev", $"socket,id=qmp,path={socket},server=on,wait=on", "-mon", "chardev=qmp,mode=control",
+            "-nodefaults", "-display", "none", "-drive", $"file={inside}/guest.img,format=raw,if=ide", "-serial", "stdio",
+            "-chardev", $"socket,id=qmp,path={inside}/qmp,server=on,wait=on", "-mon", "chardev=qmp,mode=control",
         ];
         foreach (string argument in arguments)
         {
             process.StartInfo.ArgumentList.Add(argument);
         }
 
-        SerialPort serial = new() { OnLine = onLine };
-        TaskCompletionSource<string> listening = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        SerialPort serial = new();
+        TaskCompletionSource listening = new(TaskCreationOptions.RunContinuationsAsynchronously);
+        List<string> said = [];
         process.ErrorDataReceived += (_, e) =>
         {
-            if (e.Data is { } line)
+            // "QEMU waiting for connection on: ..." comes when the socket listens; warnings may come before it.
+            if (e.Data is null)
             {
-                // "QEMU waiting for connection on: ..." comes when the socket listens.
-                _ = listening.TrySetResult(line);
+                _ = listening.TrySetException(new VmmException($"{Program} does not start: {string.Join(' ', said)}"));
+            }
+            else if (e.Data.Contains("waiting for connection", StringComparison.Ordinal))
+            {
+                _ = listening.TrySetResult();
+            }
+            else
+            {
+                said.Add(e.Data);
             }
         };
         _ = process.Start();
@@ -77,13 +93,8 @@ internal sealed class QemuProcess : IAsyncDisposable
         _ = Task.Factory.StartNew(() => ReadSerial(process, serial), CancellationToken.None, TaskCreationOptions.LongRunning, TaskScheduler.Default);
         try
         {
-            string said = await listening.Task.WaitAsync(TimeSpan.FromSeconds(15), cancellationToken);
-            if (!said.Contains("waiting for connection", StringComparison.Ordinal))
-            {
-                throw new VmmException($"{Program} does not start: {said}");
-            }
-
-            QmpClient monitor = await QmpClient.ConnectAsync(socket, cancellationToken);
+            await listening.Task.WaitAsync(s_startLimit, cancellationToken);
+            QmpClient monitor = await QmpClient.ConnectAsync(Path.Combine(directory, "qmp"), cancellationToken);
             return new QemuProcess(process, monitor, serial, directory);
         }
         catch
@@ -95,13 +106,19 @@ internal sealed class QemuProcess : IAsyncDisposable
         }
     }
 
-    /// <summary>Starts a migration that switches to postcopy at once or after a while of precopy.</summary>
+    /// <summary>Starts a migration that switches to postcopy at once.</summary>
     /// <param name="port">Where the destination listens on this host.</param>
     /// <param name="bandwidth">Bytes a second in precopy.</param>
     /// <param name="postcopyBandwidth">Bytes a second in postcopy; QEMU holds requested pages back by it too. 0 is unlimited.</param>
-    /// <param name="precopy">How long to stay in precopy.</param>
     /// <param name="cancellationToken">Gives up.</param>
-    internal async Task MigrateAsync(int port, long bandwidth, long postcopyBandwidth, TimeSpan precopy = default, CancellationToken cancellationToken = default)
+    internal async Task MigrateAsync(int port, long bandwidth, long postcopyBandwidth, CancellationToken cancellationToken = default)
+    {
+        await PrecopyAsync(port, bandwidth, postcopyBandwidth, cancellationToken);
+        _ = await Monitor.ExecuteAsync("migrate-start-postcopy", null, cancellationToken);
+    }
+
+    /// <summary>Starts a migration that may switch to postcopy.</summary>
+    internal async Task PrecopyAsync(int port, long bandwidth, long postcopyBandwidth, CancellationToken cancellationToken = default)
     {
         _ = await Monitor.ExecuteAsync("migrate-set-capabilities", new JsonObject
         {
@@ -109,12 +126,6 @@ internal sealed class QemuProcess : IAsyncDisposable
         }, cancellationToken);
         _ = await Monitor.ExecuteAsync("migrate-set-parameters", new JsonObject { ["max-bandwidth"] = bandwidth, ["max-postcopy-bandwidth"] = postcopyBandwidth }, cancellationToken);
         _ = await Monitor.ExecuteAsync("migrate", new JsonObject { ["uri"] = Uri(port) }, cancellationToken);
-        if (precopy > TimeSpan.Zero)
-        {
-            await Task.Delay(precopy, cancellationToken);
-        }
-
-        _ = await Monitor.ExecuteAsync("migrate-start-postcopy", null, cancellationToken);
     }
 
     /// <summary>Goes on with a migration that paused in postcopy.</summary>

@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Security;
 using System.Net.Sockets;
 using System.Security.Authentication;
+using Postcopy.Uffd.Qemu.Interop;
 
 namespace Postcopy.Uffd.Qemu;
 
@@ -13,6 +14,8 @@ public sealed class MigrationListener : IDisposable
     // A full one drops the next SYN, which comes again a second later.
     private const int Backlog = 512;
     private const int MostHandshakes = 64;
+    private static readonly TimeSpan s_shortage = TimeSpan.FromMilliseconds(100);
+    private static readonly TimeSpan s_longestShortage = TimeSpan.FromSeconds(30);
 
     private readonly Socket _socket;
     private readonly MigrationListenerOptions _options;
@@ -39,6 +42,9 @@ public sealed class MigrationListener : IDisposable
     {
         ArgumentNullException.ThrowIfNull(address);
         options ??= new MigrationListenerOptions();
+
+        // Its assembly is loaded with the first one, which could not be done any more when no descriptor is left.
+        _ = new SocketException((int)SocketError.TooManyOpenSockets).Message;
         bool unix = address.AddressFamily == AddressFamily.Unix;
         Socket socket = new(address.AddressFamily, SocketType.Stream, unix ? ProtocolType.Unspecified : ProtocolType.Tcp);
         try
@@ -72,17 +78,18 @@ public sealed class MigrationListener : IDisposable
     /// One call at a time.
     /// </summary>
     /// <param name="cancellationToken">Gives up the wait.</param>
+    /// <exception cref="IOException">A connection waits, and for 30 s this process had no descriptor for it.</exception>
     public async ValueTask<MigrationChannel> AcceptAsync(CancellationToken cancellationToken = default)
     {
         if (_options.Tls is null)
         {
-            return MigrationChannel.FromSocket(Prepared(await _socket.AcceptAsync(cancellationToken).ConfigureAwait(false)));
+            return MigrationChannel.FromSocket(await AcceptAllowedAsync(cancellationToken).ConfigureAwait(false));
         }
 
         while (true)
         {
             // Kept over calls: a cancelled wait must not lose the connection that comes next.
-            _accepting ??= _socket.AcceptAsync(_closed.Token).AsTask();
+            _accepting ??= AcceptAllowedAsync(_closed.Token);
 
             Task done = await Task.WhenAny([_accepting, .. _handshakes.Select(h => h.Result)]).WaitAsync(cancellationToken).ConfigureAwait(false);
             if (done == _accepting)
@@ -90,7 +97,7 @@ public sealed class MigrationListener : IDisposable
                 Task<Socket> accepted = _accepting;
                 _accepting = null;
                 MakeRoom();
-                _handshakes.Add(new Handshake(this, Prepared(await accepted.ConfigureAwait(false))));
+                _handshakes.Add(new Handshake(this, await accepted.ConfigureAwait(false)));
                 continue;
             }
 
@@ -119,10 +126,70 @@ public sealed class MigrationListener : IDisposable
     {
         _closed.Cancel();
         _socket.Dispose();
-        if (_file is not null)
+        if (File.Exists(_file))
         {
             File.Delete(_file);
         }
+    }
+
+    /// <summary>The next connection of somebody who may connect; the others are closed.</summary>
+    private async Task<Socket> AcceptAllowedAsync(CancellationToken cancellationToken)
+    {
+        while (true)
+        {
+            Socket socket = await AcceptAnyAsync(cancellationToken).ConfigureAwait(false);
+            if (WhyNot(socket) is not { } refusal)
+            {
+                return Prepared(socket);
+            }
+
+            socket.Dispose();
+            _options.OnRefused?.Invoke(refusal);
+        }
+    }
+
+    /// <summary>
+    /// A connection waits in the kernel's queue while this process has no descriptor for it: a recovery must not fail for a
+    /// shortage that passes.
+    /// </summary>
+    private async Task<Socket> AcceptAnyAsync(CancellationToken cancellationToken)
+    {
+        for (int tries = 1; ; tries++)
+        {
+            try
+            {
+                return await _socket.AcceptAsync(cancellationToken).ConfigureAwait(false);
+            }
+            catch (SocketException e) when (e.SocketErrorCode == SocketError.TooManyOpenSockets)
+            {
+                if (tries * s_shortage >= s_longestShortage)
+                {
+                    throw new IOException(
+                        $"A connection waits, and there was no descriptor for it in {s_longestShortage.TotalSeconds:0} s: raise RLIMIT_NOFILE (EMFILE) or fs.file-max (ENFILE).", e);
+                }
+            }
+
+            await Task.Delay(s_shortage, cancellationToken).ConfigureAwait(false);
+        }
+    }
+
+    /// <summary>Null when it may connect.</summary>
+    private string? WhyNot(Socket socket)
+    {
+        if (socket.AddressFamily != AddressFamily.Unix)
+        {
+            return null;
+        }
+
+        if (!PeerCredentials.TryOf(socket.SafeHandle, out PeerCredentials peer))
+        {
+            return "A process that had gone again was not asked who it was.";
+        }
+
+        uint own = Libc.geteuid();
+        return peer.User == own || peer.User == 0 || _options.AllowedUsers.Contains(peer.User)
+            ? null
+            : $"Process {peer.Process} of user {peer.User} may not connect to user {own}'s {_file}; name it in AllowedUsers if it should.";
     }
 
     private static Socket Prepared(Socket socket)
@@ -173,6 +240,7 @@ public sealed class MigrationListener : IDisposable
             catch (Exception e) when (e is AuthenticationException or IOException or OperationCanceledException or ObjectDisposedException)
             {
                 await tls.DisposeAsync().ConfigureAwait(false);
+                options.OnRefused?.Invoke($"The TLS handshake of {Peer} failed: {(e is OperationCanceledException ? "it was not over in time" : e.Message)}");
                 return null;
             }
         }

@@ -18,6 +18,20 @@ public sealed record MigrationListenerOptions
     /// <summary>How long a TLS handshake may take; the default is 10 s.</summary>
     public TimeSpan HandshakeTimeout { get; init; } = TimeSpan.FromSeconds(10);
 
-    /// <summary>Permissions of a Unix socket's file; the default lets only the owner connect.</summary>
+    /// <summary>
+    /// Permissions of a Unix socket's file; the default lets only the owner connect. Another user's process needs them, and its
+    /// user in <see cref="AllowedUsers"/>.
+    /// </summary>
     public UnixFileMode SocketMode { get; init; } = UnixFileMode.UserRead | UnixFileMode.UserWrite;
+
+    /// <summary>
+    /// Users, by number, whose processes may connect over a Unix socket, beside this process's own user and root. The kernel says who
+    /// connects (SO_PEERCRED); whoever may not is closed at once. None by default. Over TCP, use <see cref="Tls"/>.
+    /// </summary>
+    public IReadOnlyCollection<uint> AllowedUsers { get; init; } = [];
+
+    /// <summary>
+    /// Hears who was refused and why: a user who may not, a TLS handshake that failed. For the log; called on a pool thread, must not throw.
+    /// </summary>
+    public Action<string>? OnRefused { get; init; }
 }

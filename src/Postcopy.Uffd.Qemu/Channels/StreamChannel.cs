@@ -8,6 +8,7 @@ internal sealed class StreamChannel : MigrationChannel
 {
     private readonly Stream _stream;
     private readonly Socket? _transport;
+    private readonly bool _quickAck;
     private volatile bool _aborted;
     private volatile bool _broken;
 
@@ -15,6 +16,7 @@ internal sealed class StreamChannel : MigrationChannel
     {
         _stream = stream;
         _transport = transport;
+        _quickAck = transport is { ProtocolType: ProtocolType.Tcp };
         PeerAddress = AddressOf(transport);
     }
 
@@ -64,6 +66,11 @@ internal sealed class StreamChannel : MigrationChannel
             ApplyTimeout(reading: true);
             Receiving = true;
             int got = vectors is null ? _stream.Read(buffer) : ((IScatteredStream)_stream).Read(vectors, count);
+            if (_quickAck)
+            {
+                _transport!.SafeHandle.AcknowledgeAtOnce();
+            }
+
             return got == 0 && _aborted ? throw Lost(null) : Received(got);
         }
         catch (Exception e) when (IsTransportFailure(e))

@@ -49,10 +49,17 @@ internal sealed class IncomingLink
     /// <summary>Set when no thread places pages for this link any more. Anyone may wait.</summary>
     internal ManualResetEventSlim Over { get; } = new();
 
+    /// <summary>
+    /// Cancelled when it is given up and no urgent channel's thread places pages any more: who waits for the last ones behind
+    /// the end of the stream reads no connection.
+    /// </summary>
+    internal CancellationTokenSource Gone { get; } = new();
+
     /// <summary>Gives the connections up; their threads see it and end.</summary>
     internal void Lose(Exception? why)
     {
         LostBecause ??= why;
+        CancelWhenAlone();
         Main.Abort();
         foreach (MigrationChannel channel in _urgent)
         {
@@ -74,12 +81,17 @@ internal sealed class IncomingLink
     internal void Leave(MigrationChannel channel)
     {
         _ = _urgent.Remove(channel);
-        if (--_threads == 0)
+        _threads--;
+        CancelWhenAlone();
+        if (_threads == 0)
         {
             Parts?.Dispose();
             Over.Set();
         }
     }
+
+    /// <summary>Bytes received on the urgent channels that are there still.</summary>
+    internal long UrgentBytes => _urgent.Sum(c => c.ReceivedBytes);
 
     /// <summary>An urgent channel has spoken, and is there still.</summary>
     internal bool HasUrgent => _urgent.Count > 0;
@@ -89,7 +101,7 @@ internal sealed class IncomingLink
     /// main one. Called now and then.
     /// </summary>
     internal bool UrgentStandsStill(TimeProvider clock, TimeSpan timeout, IReadOnlyList<RamBlock> blocks) =>
-        _requests.Look(clock.GetTimestamp(), clock, blocks, _urgent.Sum(c => c.ReceivedBytes)) >= timeout;
+        _requests.Look(clock.GetTimestamp(), clock, blocks, UrgentBytes) >= timeout;
 
     /// <summary>True when a receive has waited for that long. Called now and then, with a timestamp of the clock.</summary>
     internal bool StandsStill(TimeProvider clock, TimeSpan timeout)
@@ -102,6 +114,17 @@ internal sealed class IncomingLink
             return false;
         }
 
-        return clock.GetElapsedTime(_stillSince) >= timeout;
+        // A clock that was set back begins anew.
+        long now = clock.GetTimestamp();
+        _stillSince = Math.Min(_stillSince, now);
+        return clock.GetElapsedTime(_stillSince, now) >= timeout;
+    }
+
+    private void CancelWhenAlone()
+    {
+        if (_threads == 1 && LostBecause is not null)
+        {
+            Gone.Cancel();
+        }
     }
 }

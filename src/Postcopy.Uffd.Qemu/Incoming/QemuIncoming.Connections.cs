@@ -3,6 +3,8 @@ namespace Postcopy.Uffd.Qemu;
 /// <content>One connection: which role it has.</content>
 public sealed partial class QemuIncoming
 {
+
+    // Of connections that are gone; the lock guards it.
     private long _bytes;
     private long _pages;
     private long _zeroPages;
@@ -100,6 +102,7 @@ public sealed partial class QemuIncoming
             }
 
             connection.HasRole = true;
+            _began = _options.TimeProvider.GetTimestamp();
             return _link = new IncomingLink(connection.Channel, connection.Number);
         }
     }
@@ -134,7 +137,8 @@ public sealed partial class QemuIncoming
             IncomingLink old;
             lock (_lock)
             {
-                if (_over || !_pointOfNoReturn || _mainEnded || _options.RecoverTimeout <= TimeSpan.Zero)
+                bool tooLate = _mainEnded && (!_options.RecoverAfterEnd || _destination.Blocks.MissingBytes == 0);
+                if (_over || !_pointOfNoReturn || tooLate || _options.RecoverTimeout <= TimeSpan.Zero)
                 {
                     return null;
                 }
@@ -273,9 +277,9 @@ public sealed partial class QemuIncoming
         }
         finally
         {
-            Count(reader, ref _bytes);
             lock (_lock)
             {
+                _bytes += connection.Channel.ReceivedBytes;
                 link.Leave(connection.Channel);
                 if (ended is not null)
                 {
@@ -284,6 +288,4 @@ public sealed partial class QemuIncoming
             }
         }
     }
-
-    private static void Count(QemuStreamReader reader, ref long bytes) => _ = Interlocked.Add(ref bytes, reader.StreamOffset);
 }

@@ -6,12 +6,14 @@ public sealed partial class QemuIncoming
     private static readonly TimeSpan s_farewell = TimeSpan.FromSeconds(10);
     private static readonly TimeSpan s_lastWord = TimeSpan.FromSeconds(1);
 
-    private void BeginPostcopy(DevicePackage package, IncomingLink link)
+    private void BeginPostcopy(DevicePackage package, IncomingLink link, long bytesSoFar)
     {
         _destination.Listen(new PageRequester(link.Writer, _streamBlocks));
         AskForSpoiled(link);
         lock (_lock)
         {
+            _precopyBytes = bytesSoFar;
+
             // Before 10.2 the source counts its guest as gone once the package is out.
             if (!package.HasPointOfNoReturn)
             {
@@ -132,14 +134,14 @@ public sealed partial class QemuIncoming
         try
         {
             _devices.GetAwaiter().GetResult();
-            using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token, _gone.Token);
-            patience.CancelAfter(_options.StallTimeout);
-            report = _destination.CompleteAsync(cancellationToken: patience.Token).GetAwaiter().GetResult();
+            report = CompleteDestination(link);
         }
         catch (OperationCanceledException e)
         {
-            throw link.LostBecause ?? new QemuIncomingException(
-                $"The stream has ended, and after {_options.StallTimeout.TotalSeconds:0.#} s {_destination.DescribeMissing()}.", sourceMayResume: false, e);
+            string late = $"The stream has ended, and after {_options.StallTimeout.TotalSeconds:0.#} s {_destination.DescribeMissing()}.";
+            throw link.LostBecause ?? (_options.RecoverAfterEnd && _options.RecoverTimeout > TimeSpan.Zero
+                ? new MigrationConnectionException(ConnectionLossReason.TimedOut, late, inner: e)
+                : new QemuIncomingException(late, sourceMayResume: false, e));
         }
 
         // The guest is whole, whatever becomes of the connection from here on.
@@ -156,6 +158,25 @@ public sealed partial class QemuIncoming
             Volatile.Write(ref _confirmed, e.Reason is ConnectionLossReason.TransportError);
         }
 
-        _ = _result.TrySetResult(report);
+        lock (_lock)
+        {
+            _ended = _options.TimeProvider.GetTimestamp();
+            _ = _result.TrySetResult(report);
+        }
+    }
+
+    private CompletionReport CompleteDestination(IncomingLink link)
+    {
+        try
+        {
+            using CancellationTokenSource patience = CancellationTokenSource.CreateLinkedTokenSource(_stop.Token, link.Gone.Token);
+            patience.CancelAfter(_options.StallTimeout);
+            return _destination.CompleteAsync(cancellationToken: patience.Token).GetAwaiter().GetResult();
+        }
+        catch (OperationCanceledException) when (!_stop.IsCancellationRequested && _destination.Blocks.MissingBytes == 0)
+        {
+            // The last page came together with the loss.
+            return _destination.CompleteAsync(cancellationToken: _stop.Token).GetAwaiter().GetResult();
+        }
     }
 }

@@ -56,7 +56,7 @@ public sealed partial class QemuIncoming
                 case StreamRecordKind.Package:
                     DiscardSpoiled(discards);
                     discards.Verify(_blocks);
-                    BeginPostcopy(reader.Package!, link);
+                    BeginPostcopy(reader.Package!, link, reader.StreamOffset);
                     break;
                 case StreamRecordKind.ReceivedBitmapRequest:
                     SendReceivedBitmap(_blocks[reader.Block!.Index], reader.Block!, writer);

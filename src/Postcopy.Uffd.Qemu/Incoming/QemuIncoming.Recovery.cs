@@ -18,7 +18,6 @@ public sealed partial class QemuIncoming
             ended = e;
         }
 
-        Count(reader, ref _bytes);
         MainEnded(link, ended);
     }
 
@@ -30,6 +29,7 @@ public sealed partial class QemuIncoming
         {
             // With the lock: either the guest runs and this pauses, or this fails and the guest never runs here.
             link.Ended = true;
+            _bytes += link.Main.ReceivedBytes;
             link.Lose(ended);
             _earlierRequests += link.Writer.Requests;
             if (ended is not null && !_over && (final = Unrecoverable(ended)) is null)
@@ -94,7 +94,7 @@ public sealed partial class QemuIncoming
         }
 
         string missing = _destination.DescribeMissing();
-        if (_mainEnded)
+        if (_mainEnded && !_options.RecoverAfterEnd)
         {
             return new QemuIncomingException(
                 $"The connection was lost after the end of the stream, which cannot be resumed: {missing}. {ended.Message}", false, ended);
@@ -117,6 +117,10 @@ public sealed partial class QemuIncoming
     {
         Exception why = link.LostBecause!;
         _lost++;
+
+        // Behind the end only with RecoverAfterEnd: what comes next has an end of its own.
+        _mainEnded = false;
+        _stream.Phase = StreamPhase.Running;
         if (!link.HadUrgent && _connections.Find(c => !c.HasRole && !c.IsOld) is { } silent)
         {
             // The urgent channel of the lost link, on which nothing was asked yet: the first that came. What came after it,
@@ -169,10 +173,6 @@ public sealed partial class QemuIncoming
 
         // After EOF the main thread waits for these pages: closed, it says that they will not come.
         link.Lose(new MigrationConnectionException(ConnectionLossReason.ClosedByPeer, $"The urgent channel was lost: {why.Message}"));
-        if (_mainEnded)
-        {
-            _gone.Cancel();
-        }
     }
 
     /// <summary>Watches the link from the point of no return on; before, the source may be silent for as long as it likes.</summary>

@@ -27,7 +27,6 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     private readonly List<Connection> _connections = [];
     private readonly List<Thread> _threads = [];
     private readonly CancellationTokenSource _stop = new();
-    private readonly CancellationTokenSource _gone = new();
     private readonly TaskCompletionSource<CompletionReport> _result = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Dictionary<RamBlock, StreamRamBlock> _streamBlocks = [];
 
@@ -62,7 +61,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
     public QemuIncomingStatistics Statistics => new()
     {
         Phase = _stream.Phase,
-        Bytes = Volatile.Read(ref _bytes),
+        Bytes = Bytes,
         Pages = Volatile.Read(ref _pages),
         ZeroPages = Volatile.Read(ref _zeroPages),
         PrecopyPages = Volatile.Read(ref _precopyPages),
@@ -182,7 +181,6 @@ public sealed partial class QemuIncoming : IAsyncDisposable
         await StopAsync(Task.CompletedTask).ConfigureAwait(false);
         _ = _result.Task.Exception;
         _stop.Dispose();
-        _gone.Dispose();
     }
 
     private async Task AcceptAsync(Func<CancellationToken, ValueTask<MigrationChannel>> accept)
@@ -291,6 +289,7 @@ public sealed partial class QemuIncoming : IAsyncDisposable
             }
 
             _over = true;
+            _ended = _options.TimeProvider.GetTimestamp();
             writer = _link is { Ended: false } link ? link.Writer : null;
         }
 

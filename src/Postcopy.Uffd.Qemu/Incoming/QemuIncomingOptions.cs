@@ -36,6 +36,13 @@ public sealed record QemuIncomingOptions
     public TimeSpan RecoverTimeout { get; init; }
 
     /// <summary>
+    /// With a <see cref="RecoverTimeout"/>, waits also for who brings what is missing after the end of the stream: lost on the urgent
+    /// channel, or by a damaged received bitmap. Only <see cref="QemuSource.ForRecovery"/> can; QEMU has given such a migration up, so
+    /// by default the loss is reported at once.
+    /// </summary>
+    public bool RecoverAfterEnd { get; init; }
+
+    /// <summary>
     /// The source has the capability postcopy-preempt. Its urgent channel is recognized by its first page in any case; with
     /// this, a connection that ends before it said anything counts as the urgent channel and as lost: the migration pauses,
     /// where a page on its way there would be gone for good otherwise. Leave it off where strangers can connect.
@@ -48,7 +55,10 @@ public sealed record QemuIncomingOptions
     /// </summary>
     public Action<CorruptPage>? OnCorruptPage { get; init; }
 
-    /// <summary>Answer OPEN_RETURN_PATH with SWITCHOVER_ACK: only for sources with the capability switchover-ack (8.1).</summary>
+    /// <summary>
+    /// Answer OPEN_RETURN_PATH with SWITCHOVER_ACK. Only for sources with the capability switchover-ack: of 8.1 and later, but
+    /// of 11.1 with machine types of earlier releases only: with its own it takes an ack that no device waits for as an error.
+    /// </summary>
     public bool SwitchoverAck { get; init; }
 
     /// <summary>Measures time.</summary>

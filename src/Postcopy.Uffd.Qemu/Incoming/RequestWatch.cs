@@ -29,6 +29,8 @@ internal sealed class RequestWatch
         _ = _open.RemoveAll(o => o.Block.Received.Test(o.Page));
         if (_open.Count > 0)
         {
+            // A clock that was set back begins anew.
+            _since = Math.Min(_since, now);
             return clock.GetElapsedTime(_since, now);
         }
 

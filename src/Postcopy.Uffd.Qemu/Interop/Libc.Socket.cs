@@ -61,6 +61,16 @@ internal static unsafe partial class Libc
         internal int Flags;
     }
 
+    internal const int SOL_SOCKET = 1;
+    internal const int SO_PEERCRED = 17;
+
+    // Safe when optval has *optlen writable bytes.
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int getsockopt(SafeHandle sockfd, int level, int optname, void* optval, uint* optlen);
+
+    [LibraryImport("libc")]
+    internal static partial uint geteuid();
+
     /// <summary>struct pollfd of poll(2).</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal struct PollFd

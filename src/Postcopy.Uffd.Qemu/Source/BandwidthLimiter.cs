@@ -32,7 +32,9 @@ internal sealed class BandwidthLimiter
         }
 
         long now = _time.GetTimestamp();
-        _budget = Math.Min(_budget + (rate * _time.GetElapsedTime(_refilled, now).TotalSeconds), rate * s_burst.TotalSeconds);
+        // A clock that is set back must not turn into a debt of hours.
+        double seconds = Math.Max(0, _time.GetElapsedTime(_refilled, now).TotalSeconds);
+        _budget = Math.Min(_budget + (rate * seconds), rate * s_burst.TotalSeconds);
         _refilled = now;
         if (_budget < 0)
         {

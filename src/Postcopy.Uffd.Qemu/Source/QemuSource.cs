@@ -60,6 +60,23 @@ public sealed partial class QemuSource : IAsyncDisposable
         _limiter = new BandwidthLimiter(_options.TimeProvider, _options.BackgroundBandwidth);
     }
 
+    /// <summary>
+    /// Prepares a source that takes over from one that died in postcopy (kill -9, a crash), in state
+    /// <see cref="QemuSourceState.PostcopyPaused"/>: <see cref="ResumeAsync"/> asks the destination what it has and sends the rest.
+    /// </summary>
+    /// <param name="memory">
+    /// The same blocks with the same content as at the switch. It must have outlived the process: a file, a memfd that somebody holds.
+    /// </param>
+    /// <param name="options">As the first source had them; null for the defaults.</param>
+    /// <returns>A source that is past the point of no return.</returns>
+    /// <remarks>
+    /// Which side has the guest only the destination knows: after a failure with <see cref="QemuIncomingException.SourceMayResume"/>
+    /// it is this one, and a migration begins anew.
+    /// </remarks>
+    /// <exception cref="ArgumentException">The blocks do not form a valid block list.</exception>
+    public static QemuSource ForRecovery(IMigrationSourceMemory memory, QemuSourceOptions? options = null) =>
+        new(memory, options) { _state = QemuSourceState.PostcopyPaused, _switched = true, _packageSent = true, _pointOfNoReturnPong = true };
+
     /// <summary>The unit of RAM records: the 4 KiB of x86 and of most arm64 machines.</summary>
     internal const int TargetPageSize = 1 << QemuWire.DefaultTargetPageBits;
 

@@ -22,7 +22,7 @@ internal sealed partial class BlocktimeSweep
         {
             Timeline[TimelineCount++] = new BlockedInterval(slot, start, end, open);
         }
-        else
+        else if (_timelineCapacity > 0)
         {
             TimelineDropped++;
         }
@@ -45,7 +45,7 @@ internal sealed partial class BlocktimeSweep
         {
             Overlaps[OverlapCount++] = new OverlapInterval(start, end);
         }
-        else
+        else if (_timelineCapacity > 0)
         {
             OverlapsDropped++;
         }

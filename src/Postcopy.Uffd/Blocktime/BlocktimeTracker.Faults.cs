@@ -217,6 +217,7 @@ public sealed partial class BlocktimeTracker
         Volatile.Write(ref _live[live], sequence + 1);
         InterleavingPoint.Yield("begin.publish");
         // Full fence: publishes all of the above, and stands before the caller's second look at "received".
+        // Model: tests/models/tracker.pml.
         Interlocked.Exchange(ref record.State, WaitRecord.Word(sequence, WaitRecord.Open));
         InterleavingPoint.Yield("begin.published");
     }

@@ -23,7 +23,7 @@ public sealed partial class BlocktimeTracker
     public void End(nuint start, nuint length, long wokenAt, long calledAt = long.MaxValue)
     {
         InterleavingPoint.Yield("end.enter");
-        // Full fence: the caller's store of "received" before our look at the filter. Partner of Publish.
+        // Full fence: the caller's store of "received" before our look at the filter. Partner of Publish. Model: tests/models/tracker.pml.
         Interlocked.MemoryBarrier();
         InterleavingPoint.Yield("end.fenced");
         if (length == 0)
@@ -82,7 +82,7 @@ public sealed partial class BlocktimeTracker
             seen = before;
         }
 
-        // Full fence between the moment and our look at the open faults; partner of the end of Begin.
+        // Full fence between the moment and our look at the open faults; partner of the end of Begin. Model: tests/models/tracker.pml.
         Interlocked.MemoryBarrier();
         InterleavingPoint.Yield("moment.raised");
     }

@@ -3,7 +3,8 @@ using System.Diagnostics;
 namespace Postcopy.Uffd;
 
 /// <summary>
-/// The seam at the tracker's atomic accesses: a test that enumerates interleavings installs a scheduler here.
+/// The seam at the atomic accesses of tracker, bitmaps, claims, staging and fault reader: a test that enumerates
+/// interleavings installs a scheduler here.
 /// </summary>
 /// <remarks>
 /// Calls vanish from a Release build (the attributes take call and argument away), so the hot path pays nothing.
@@ -11,6 +12,9 @@ namespace Postcopy.Uffd;
 /// </remarks>
 internal static class InterleavingPoint
 {
+    /// <summary>The place of whoever looks again until another thread has done something.</summary>
+    internal const string Waits = "waits";
+
     [ThreadStatic]
     private static Action<string>? s_hook;
 

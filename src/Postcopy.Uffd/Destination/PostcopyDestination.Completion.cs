@@ -86,6 +86,7 @@ public sealed partial class PostcopyDestination
             {
                 _reader?.Stop();
                 UnregisterLocked(complete: true);
+                RestoreMemoryLocked();
             }
 
             _closed = true;

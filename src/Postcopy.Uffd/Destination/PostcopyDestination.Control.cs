@@ -7,7 +7,7 @@ namespace Postcopy.Uffd;
 /// The control thread: waits for placements that somebody awaits asynchronously, watches for stalls, and says what the
 /// fault thread may not say itself. It may allocate and log; it never touches guest memory.
 /// </content>
-public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObserver
+public sealed partial class PostcopyDestination
 {
     private readonly WakeEvent _controlKick = new();
     private readonly Lock _waitersLock = new();
@@ -31,25 +31,6 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
     private Exception? _failure;
 
     private sealed record Waiter(RamBlock? Block, PageRange Range, TaskCompletionSource Done);
-
-    void IPlacementObserver.OnPlaced(RamBlock block, bool awaited)
-    {
-        // A full fence stands between the received bit and these reads (MarkReceived); the partner is AddWaiter. The
-        // control thread is not bothered with every fault while all that waits is the end.
-        if ((awaited && Volatile.Read(ref _rangeWaiterCount) != 0) || (block.MissingPages == 0 && Volatile.Read(ref _waiterCount) != 0))
-        {
-            _controlKick.Signal();
-        }
-    }
-
-    void IFaultObserver.OnReaderFailed(Exception e) => NoteFailure(new PostcopyFailedException("The fault thread ended: " + e.Message, e));
-
-    void IFaultObserver.OnUnservable(RamBlock? block, long offset, PlaceOutcome outcome) =>
-        NoteFailure(new PostcopyFailedException(outcome == PlaceOutcome.OutOfHugePages
-            ? $"The pool of huge pages ran dry at offset 0x{offset:x} of RAM block '{block?.Name}'; reserve more (vm.nr_hugepages)."
-            : $"The memory layout of RAM block '{block?.Name}' changed at offset 0x{offset:x} in a way that cannot be followed ({outcome})."));
-
-    void IFaultObserver.OnPriorityRefused(string what, int value, int errno) => Log.PriorityRefused(_logger, what, value, errno);
 
     /// <summary>
     /// Asks for a range and waits, without holding a thread, until all of it is there: for device emulation that is
@@ -174,6 +155,12 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
             if (page == first)
             {
+                if (block.Unsent.Test(page) && !block.Received.Test(page))
+                {
+                    // Requested, and the source not told yet: make sure that the fault thread looks for it.
+                    _reader?.Prefetch(block, page, 1);
+                }
+
                 page++;
                 continue;
             }
@@ -213,6 +200,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             Blocktime?.Fold();
             NoteProgress(last: false);
             Trace(Placer.Statistics);
+            LogRefusedPriorities();
             if (Volatile.Read(ref _failure) is { } failure)
             {
                 Fail(failure);
@@ -224,7 +212,8 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
             }
 
             // A look walks the bitmaps: by the clock, not with every kick.
-            if (State is PostcopyState.Listen or PostcopyState.Running && _options.TimeProvider.GetElapsedTime(lookedAt) >= _alarms.Interval)
+            TimeSpan since = _options.TimeProvider.GetElapsedTime(lookedAt);
+            if (State is PostcopyState.Listen or PostcopyState.Running && (since >= _alarms.Interval || since < TimeSpan.Zero))
             {
                 lookedAt = _options.TimeProvider.GetTimestamp();
                 foreach (StallAlarm alarm in _alarms.Look())
@@ -236,6 +225,7 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
 
         // The fault thread has ended: what it left is the last.
         Trace(Placer.Statistics);
+        LogRefusedPriorities();
         FailWaiters(new ObjectDisposedException(nameof(PostcopyDestination)));
     }
 
@@ -310,13 +300,6 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         {
             Log.CallbackFailed(_logger, nameof(PostcopyOptions.OnStall), e);
         }
-    }
-
-    /// <summary>Callable from the fault thread: notes the first reason and leaves the rest to the control thread.</summary>
-    private void NoteFailure(Exception failure)
-    {
-        _ = Interlocked.CompareExchange(ref _failure, failure, null);
-        _controlKick.Signal();
     }
 
     private void Fail(Exception failure)

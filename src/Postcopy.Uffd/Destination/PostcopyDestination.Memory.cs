@@ -162,6 +162,12 @@ public sealed partial class PostcopyDestination
     {
         foreach (RamBlock block in Blocks.Blocks)
         {
+            if (block.Memory is { IsClosed: true })
+            {
+                // The host disposed it already: what lies at its addresses now is not ours to change.
+                continue;
+            }
+
             block.Memory?.MarkComplete();
             if (_huge.Contains(block))
             {

@@ -33,9 +33,16 @@ internal sealed class StallWatch
     {
         long now = _clock.GetTimestamp();
         List<StallAlarm> alarms = [];
-        if (_looked && _clock.GetElapsedTime(_lastLook, now) < Interval)
+        TimeSpan since = _clock.GetElapsedTime(_lastLook, now);
+        if (_looked && since >= TimeSpan.Zero && since < Interval)
         {
             return alarms;
+        }
+
+        if (since < TimeSpan.Zero)
+        {
+            // The clock was set back: ages count anew.
+            _open.Clear();
         }
 
         _looked = true;

@@ -30,5 +30,10 @@ internal sealed class PlacementRate
             _bytes = bytes;
             _since = now;
         }
+        else if (window < TimeSpan.Zero)
+        {
+            // The clock was set back.
+            _since = now;
+        }
     }
 }

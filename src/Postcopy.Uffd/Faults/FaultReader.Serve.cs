@@ -34,6 +34,7 @@ internal sealed unsafe partial class FaultReader
     /// <summary>
     /// The page is missing. First the stall is published, then the request bit, then received is looked at again: the
     /// partner is PostcopyPlacer.Commit, which sets received and then looks at requested. TestAndSet is a full fence.
+    /// Model: tests/models/fault.pml.
     /// </summary>
     /// <returns>False when the page was received meanwhile.</returns>
     private bool ServeMissing(RamBlock block, long page, uint threadId, long readAt)
@@ -45,6 +46,13 @@ internal sealed unsafe partial class FaultReader
         InterleavingPoint.Yield("fault.requested");
         if (block.Received.Test(page))
         {
+            if (!requested)
+            {
+                // We set the bit and ask for nothing: the request stays owed. A discard may be forgetting the page right now,
+                // and have cleared "requested" already; its next fault would be taken for a repetition.
+                _ = block.Unsent.TestAndSet(page);
+            }
+
             _blocktime?.Cancel(ticket);
             return false;
         }
@@ -55,6 +63,12 @@ internal sealed unsafe partial class FaultReader
         {
             // Asked for ahead of its touch, and staged since: nobody placed it, because nobody waited.
             _ = _placer.TryPlaceStaged(block, page);
+            if (block.Unsent.Test(page))
+            {
+                // Owed, and perhaps in no queue: see above.
+                Volatile.Write(ref _sweepWanted, 1);
+            }
+
             CountDuplicate();
             Trace?.Add(block, page, threadId, FaultTraceKind.Duplicate, readAt);
             return true;

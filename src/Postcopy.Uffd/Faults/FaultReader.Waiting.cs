@@ -54,6 +54,7 @@ internal sealed unsafe partial class FaultReader
     {
         if (requester is not null)
         {
+            // Model: tests/models/recover.pml.
             // Before the link itself: whoever sees the link sees that everything open is still to be sent on it.
             Volatile.Write(ref _resend, 1);
         }

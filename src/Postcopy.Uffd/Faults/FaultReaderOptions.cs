@@ -28,6 +28,16 @@ public sealed record FaultReaderOptions
 
     internal void Validate()
     {
+        if (Nice is < -20 or > 19)
+        {
+            throw new ArgumentOutOfRangeException(nameof(Nice), Nice, "A nice value is -20 (first) to 19 (last); null leaves the fault thread's alone.");
+        }
+
+        if (FifoPriority is < 1 or > 99)
+        {
+            throw new ArgumentOutOfRangeException(nameof(FifoPriority), FifoPriority, "A SCHED_FIFO priority is 1 (last) to 99 (first); null leaves the fault thread in its class.");
+        }
+
         if (BatchSize is < 1 or > 1024)
         {
             throw new ArgumentOutOfRangeException(nameof(BatchSize), BatchSize, "The fault thread reads 1 to 1024 messages by one system call.");

@@ -44,7 +44,8 @@ internal sealed class StuckFaultWatch
     internal void Look()
     {
         long now = _clock.GetTimestamp();
-        if (!IsOn(Interval) || _clock.GetElapsedTime(_lastLook, now) < Interval)
+        TimeSpan since = _clock.GetElapsedTime(_lastLook, now);
+        if (!IsOn(Interval) || (since >= TimeSpan.Zero && since < Interval))
         {
             return;
         }

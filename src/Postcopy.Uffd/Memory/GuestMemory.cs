@@ -96,7 +96,7 @@ public sealed class GuestMemory : SafeHandle
     public void Read(long offset, Span<byte> to)
     {
         GuestAccess.CheckRange(offset, to.Length, Length, "the guest memory");
-        using HandleReference reference = new(this);
+        using Reference reference = new(this);
         GuestAccess.Read(Address + (nuint)offset, to);
     }
 
@@ -109,7 +109,7 @@ public sealed class GuestMemory : SafeHandle
     public void Write(long offset, ReadOnlySpan<byte> from)
     {
         GuestAccess.CheckRange(offset, from.Length, Length, "the guest memory");
-        using HandleReference reference = new(this);
+        using Reference reference = new(this);
         GuestAccess.Write(Address + (nuint)offset, from);
     }
 
@@ -131,7 +131,7 @@ public sealed class GuestMemory : SafeHandle
             throw new ArgumentException($"{length} bytes at offset {offset} are not whole pages of {PageSize}.", nameof(offset));
         }
 
-        using HandleReference reference = new(this);
+        using Reference reference = new(this);
         while (Libc.madvise(Address + (nuint)offset, (nuint)length, forWriting ? Libc.MADV_POPULATE_WRITE : Libc.MADV_POPULATE_READ) != 0)
         {
             int errno = Marshal.GetLastPInvokeError();
@@ -152,7 +152,7 @@ public sealed class GuestMemory : SafeHandle
     /// </summary>
     public void MarkComplete()
     {
-        using HandleReference reference = new(this);
+        using Reference reference = new(this);
         GuestMapping.Advise(Range, Kind, incomplete: false);
     }
 
@@ -205,18 +205,22 @@ public sealed class GuestMemory : SafeHandle
         }
     }
 
-    /// <summary>Keeps the mapping alive while a native call uses it (hazard H10).</summary>
-    private readonly ref struct HandleReference
+    /// <summary>
+    /// Keeps a mapping alive while a native call or a lease uses it (hazard H10). Memory that a host gave by address is
+    /// the host's to keep: then there is nothing to hold.
+    /// </summary>
+    internal readonly ref struct Reference
     {
-        private readonly GuestMemory _memory;
+        private readonly GuestMemory? _memory;
 
-        internal HandleReference(GuestMemory memory)
+        /// <exception cref="ObjectDisposedException">The memory was disposed.</exception>
+        internal Reference(GuestMemory? memory)
         {
             bool taken = false;
-            memory.DangerousAddRef(ref taken);
+            memory?.DangerousAddRef(ref taken);
             _memory = memory;
         }
 
-        public void Dispose() => _memory.DangerousRelease();
+        public void Dispose() => _memory?.DangerousRelease();
     }
 }

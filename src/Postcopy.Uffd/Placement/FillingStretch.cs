@@ -13,7 +13,8 @@ namespace Postcopy.Uffd;
 /// <c>_visitors</c> before it looks at the stretch, and the channel takes the stretch away before it looks at the visitors:
 /// both are full fences, so nobody reads staging that is being used for the next one.</para>
 /// <para>A page that somebody waits for is not gathered: the channel looks at "requested" after "free" is set, the fault
-/// thread at "free" after "requested". At least one of them places it at once, and the rest is copied.</para>
+/// thread at "free" after "requested". At least one of them places it at once, and the rest is copied.
+/// Model: tests/models/stretch.pml.</para>
 /// </remarks>
 internal sealed partial class FillingStretch : IDisposable
 {
@@ -147,15 +148,23 @@ internal sealed partial class FillingStretch : IDisposable
             return false;
         }
 
+        // A full fence; the partner is Clear. A block that is seen after it stays until we leave, so its first page is looked
+        // at after the block: before, it could be that of a stretch which ended since, and another one's content placed for it.
         _ = Interlocked.Increment(ref _visitors);
+        InterleavingPoint.Yield("stretch.visiting");
         bool placed = false;
-        long index = page - Volatile.Read(ref _first);
-        if (Volatile.Read(ref _block) == block && (ulong)index < Pages && IsHere((int)index))
+        if (Volatile.Read(ref _block) == block)
         {
-            // In hand of the channel's thread: its commit comes after our "requested" and ends the stall.
-            placed = !TryTake((int)index) || PlaceVisited(block, page, (int)index);
+            InterleavingPoint.Yield("stretch.visited");
+            long index = page - Volatile.Read(ref _first);
+            if ((ulong)index < Pages && IsHere((int)index))
+            {
+                // In hand of the channel's thread: its commit comes after our "requested" and ends the stall.
+                placed = !TryTake((int)index) || PlaceVisited(block, page, (int)index);
+            }
         }
 
+        InterleavingPoint.Yield("stretch.leaving");
         _ = Interlocked.Decrement(ref _visitors);
         return placed;
     }
@@ -168,7 +177,11 @@ internal sealed partial class FillingStretch : IDisposable
 
     private nuint SourceOf(int index) => _staging!.Address + ((nuint)index << PageShift);
 
-    private bool TryTake(int index) => (Interlocked.And(ref _free[index >> 6], ~Bit(index)) & Bit(index)) != 0;
+    private bool TryTake(int index)
+    {
+        InterleavingPoint.Yield("stretch.take");
+        return (Interlocked.And(ref _free[index >> 6], ~Bit(index)) & Bit(index)) != 0;
+    }
 
     private bool TryBegin(RamBlock block, long page)
     {
@@ -204,6 +217,7 @@ internal sealed partial class FillingStretch : IDisposable
         _zeros = 0;
         Volatile.Write(ref _disturbed, false);
         Volatile.Write(ref _first, page);
+        InterleavingPoint.Yield("stretch.first");
 
         // Release: the fault thread that sees the block sees empty bits and the right place.
         Volatile.Write(ref _block, block);
@@ -279,7 +293,9 @@ internal sealed partial class FillingStretch : IDisposable
             ulong mask = ulong.MaxValue >> (64 - (next - i)) << (i & 63);
 
             // A full fence before "requested" is looked at; the partner is FaultReader.ServeMissing.
+            InterleavingPoint.Yield("stretch.filled");
             _ = Interlocked.Or(ref _here[i >> 6], mask);
+            InterleavingPoint.Yield("stretch.here");
             _ = Interlocked.Or(ref _free[i >> 6], mask);
             i = next;
         }
@@ -344,6 +360,11 @@ internal sealed partial class FillingStretch : IDisposable
     {
         for (int w = 0; w < Words; w++)
         {
+            if (w == 0)
+            {
+                InterleavingPoint.Yield("stretch.takeall");
+            }
+
             ulong taken = Interlocked.And(ref _free[w], 0UL);
             if (taken != ulong.MaxValue)
             {
@@ -364,8 +385,10 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>Out of the fault thread's sight; waits for the one page that it may be placing.</summary>
     private void Clear()
     {
+        InterleavingPoint.Yield("stretch.hide");
         Volatile.Write(ref _block, null);
         Interlocked.MemoryBarrier();
+        InterleavingPoint.Yield("stretch.hidden");
         BackOff wait = default;
         while (Volatile.Read(ref _visitors) != 0)
         {

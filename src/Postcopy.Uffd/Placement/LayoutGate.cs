@@ -9,6 +9,7 @@ namespace Postcopy.Uffd;
 /// Only used when events are enabled. The reader holds it exclusively while it reads and applies a batch, placers
 /// hold it shared around one ioctl and the received bit that follows; nobody allocates or blocks while holding it. The
 /// writer announces itself first and then waits for the shared holders, so a flood of placements cannot starve it.
+/// Model: tests/models/events.pml.
 /// </remarks>
 internal sealed class LayoutGate
 {

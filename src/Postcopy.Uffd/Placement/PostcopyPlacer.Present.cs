@@ -132,7 +132,14 @@ public sealed partial class PostcopyPlacer
         for (long page = 0; block.Received.TryFindNextClearRun(page, block.PageCount, out long first, out long pages);)
         {
             nuint address = mapping.Address + (nuint)(first << shift);
-            UffdResult kernel = mapping.Kernel.Poison(address, (nuint)(pages << shift), UffdPlaceFlags.None);
+            long length = pages << shift;
+            UffdResult kernel = mapping.Kernel.Poison(address, (nuint)length, UffdPlaceFlags.None);
+            while (kernel.Outcome == UffdOutcome.NotRegistered && length > block.PageSize.Bytes)
+            {
+                length = Shorter(length, block.PageSize);
+                kernel = mapping.Kernel.Poison(address, (nuint)length, UffdPlaceFlags.None);
+            }
+
             switch (kernel.Outcome)
             {
                 case UffdOutcome.Done:

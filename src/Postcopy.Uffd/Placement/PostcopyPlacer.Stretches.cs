@@ -75,7 +75,7 @@ public sealed partial class PostcopyPlacer
     private static bool CanMove(RamBlock block, long firstPage) =>
         !block.RefusesStretches && block.PageSize.Bytes == HostPageAssembler.TargetPageBytes &&
         PageSize.Host.Bytes == HostPageAssembler.TargetPageBytes && !block.IsShared && !block.IsForeign && !block.MayBePoisoned &&
-        block.Primary is { Kernel: UffdHandle } mapping && mapping.Supports(UffdOperations.Move) &&
+        block.Primary is { } mapping && mapping.Supports(UffdOperations.Move) &&
         ((mapping.Address + (nuint)(firstPage << PageSize.Host.Shift)) & (HugeStaging.Bytes - 1)) == 0 &&
         firstPage + FillingStretch.Pages <= block.PageCount &&
         !block.Received.AnySet(firstPage, FillingStretch.Pages) && !block.Requested.AnySet(firstPage, FillingStretch.Pages);

@@ -12,7 +12,7 @@ namespace Postcopy.Uffd;
 /// not change while it is taken. The channel may reuse its receive buffer once <see cref="Flush"/> has returned.</para>
 /// <para>Nothing may stay staged while the channel waits for more (placement.md): flush before every blocking read,
 /// and before a received bitmap is exported (hazard H44). Only for blocks whose page is the target page; huge pages
-/// are put together by a <see cref="HostPageAssembler"/>.</para>
+/// are put together by a <see cref="HostPageAssembler"/>. Model: tests/models/staged.pml.</para>
 /// </remarks>
 public sealed class StagingWindow : IDisposable
 {
@@ -171,6 +171,7 @@ public sealed class StagingWindow : IDisposable
             _states[i] = Free;
         }
 
+        InterleavingPoint.Yield("window.freed");
         Volatile.Write(ref _count, 0);
 
         _worst = worst;
@@ -212,8 +213,11 @@ public sealed class StagingWindow : IDisposable
 
             int i = from + found;
             from = i + 1;
+            InterleavingPoint.Yield("window.found");
             if (TryTake(i))
             {
+                InterleavingPoint.Yield("window.taken");
+
                 // The window may have been refilled since the look: what is taken is looked at again.
                 bool mine = _pages[i] == page && _blocks[i] == block;
                 bool placed = mine && _placer.TryPlaceStaged(block, page, _sources[i]);
@@ -284,11 +288,13 @@ public sealed class StagingWindow : IDisposable
             _blocks[i] = block;
             _sources[i] = source;
             source += source == 0 ? 0 : (nuint)block.PageSize.Bytes;
+            InterleavingPoint.Yield("window.fields");
 
             // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
             Volatile.Write(ref _states[i], Staged);
         }
 
+        InterleavingPoint.Yield("window.staged");
         Volatile.Write(ref _count, count + pages);
         if (_stretch?.Owns(source) == true)
         {
@@ -301,7 +307,11 @@ public sealed class StagingWindow : IDisposable
 
     private void FlushWindow() => _worst = FlushPages();
 
-    private bool TryTake(int i) => Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;
+    private bool TryTake(int i)
+    {
+        InterleavingPoint.Yield("window.take");
+        return Interlocked.CompareExchange(ref _states[i], Taken, Staged) == Staged;
+    }
 
     /// <summary>
     /// Entry <paramref name="first"/> is taken; takes the pages of its kind that follow it in the guest, and places all.

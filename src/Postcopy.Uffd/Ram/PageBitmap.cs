@@ -78,17 +78,29 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>True when the bit is set. An acquire read.</summary>
     /// <param name="index">Which bit.</param>
-    public bool Test(long index) => (Volatile.Read(ref Word(index)) & Mask(index)) != 0;
+    public bool Test(long index)
+    {
+        InterleavingPoint.Yield("bitmap.test");
+        return (Volatile.Read(ref Word(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Sets a bit. A full fence.</summary>
     /// <param name="index">Which bit.</param>
     /// <returns>True when it was set before.</returns>
-    public bool TestAndSet(long index) => (Interlocked.Or(ref Word(index), Mask(index)) & Mask(index)) != 0;
+    public bool TestAndSet(long index)
+    {
+        InterleavingPoint.Yield("bitmap.set");
+        return (Interlocked.Or(ref Word(index), Mask(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Clears a bit. A full fence.</summary>
     /// <param name="index">Which bit.</param>
     /// <returns>True when it was set before.</returns>
-    public bool TestAndClear(long index) => (Interlocked.And(ref Word(index), ~Mask(index)) & Mask(index)) != 0;
+    public bool TestAndClear(long index)
+    {
+        InterleavingPoint.Yield("bitmap.clear");
+        return (Interlocked.And(ref Word(index), ~Mask(index)) & Mask(index)) != 0;
+    }
 
     /// <summary>Sets a range of bits, a word at a time.</summary>
     /// <param name="start">First bit.</param>
@@ -101,6 +113,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
         for (long i = start, end = start + count; i < end;)
         {
             ulong mask = RangeMask(i, end, out long next);
+            InterleavingPoint.Yield("bitmap.set");
             changed += BitOperations.PopCount(mask & ~Interlocked.Or(ref _words[i / BitsPerWord], mask));
             i = next;
         }
@@ -207,6 +220,8 @@ public sealed unsafe partial class PageBitmap : IDisposable
             return false;
         }
 
+        InterleavingPoint.Yield("run.found");
+
         // From the bit after it: another thread may have set the first one meanwhile, and a run of 0 would be an ioctl of
         // length 0. That it is set now costs one "already present".
         long end = start + 1 < limit ? FindNext(start + 1, limit, invert: false) : -1;
@@ -223,7 +238,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>
     /// Clears a range, and in <paramref name="other"/> the bits that were set here. Those of <paramref name="other"/> go
-    /// first: whoever finds a bit clear here finds it clear there as well.
+    /// first: whoever finds a bit clear here finds it clear there as well, or set anew.
     /// </summary>
     /// <returns>How many were set here.</returns>
     internal long ClearRangeInto(long start, long count, PageBitmap other)
@@ -239,12 +254,9 @@ public sealed unsafe partial class PageBitmap : IDisposable
                 _ = Interlocked.And(ref other._words[i / BitsPerWord], ~seen);
             }
 
+            InterleavingPoint.Yield("bitmap.forget");
+            // What was set in between (a memory event) keeps its bit there: the answer to that request is still to come.
             ulong set = mask & Interlocked.And(ref _words[i / BitsPerWord], ~mask);
-            if ((set & ~seen) != 0)
-            {
-                _ = Interlocked.And(ref other._words[i / BitsPerWord], ~set);
-            }
-
             changed += BitOperations.PopCount(set);
             i = next;
         }

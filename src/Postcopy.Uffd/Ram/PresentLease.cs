@@ -2,7 +2,8 @@ namespace Postcopy.Uffd;
 
 /// <summary>
 /// Managed sight of a range of guest memory that is complete: while the lease is held no page of it can be thrown
-/// away through this library, so a touch cannot fault. Dispose it soon; a discard waits for it.
+/// away through this library, so a touch cannot fault, and <see cref="GuestMemory"/> that is disposed meanwhile stays
+/// mapped until the lease ends. Dispose it soon; a discard waits for it.
 /// </summary>
 /// <remarks>
 /// It does not hold against a host that calls madvise(2) or hole punching on the range behind the library's back:

@@ -45,6 +45,8 @@ public sealed partial class RamBlock
             CheckPages(range, "discard");
         }
 
+        // Unmapped addresses may be somebody else's by now, and throwing away is not undone.
+        using GuestMemory.Reference reference = new(Memory);
         lock (_discardLock)
         {
             foreach (PageRange range in ranges)
@@ -108,8 +110,10 @@ public sealed partial class RamBlock
                 Volatile.Write(ref _ownDiscardEnd, -1);
             }
 
+            InterleavingPoint.Yield("discard.thrown");
+
             // A fault that was read while the bits changed may have found "requested" from the page's first life and
-            // asked for nothing: its thread touches the page again, and finds both bits clear.
+            // asked for nothing: its thread touches the page again, and finds both bits clear. Model: tests/models/discard.pml.
             WakeEverywhere(start, end - start);
         }
         finally
@@ -120,6 +124,7 @@ public sealed partial class RamBlock
 
     private void ThrowAway(long start, long end)
     {
+        InterleavingPoint.Yield("discard.throw");
         int advice = IsShared ? Libc.MADV_REMOVE : Libc.MADV_DONTNEED;
         while (Libc.madvise(HostAddress + (nuint)start, (nuint)(end - start), advice) != 0)
         {

@@ -141,10 +141,12 @@ public sealed partial class RamBlock
     /// <param name="to">Where they go.</param>
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the block.</exception>
     /// <exception cref="InvalidOperationException">The memory is another process's (<see cref="HandoffSession"/>); the same holds for all that reads, writes or discards.</exception>
+    /// <exception cref="ObjectDisposedException"><see cref="Memory"/> was disposed.</exception>
     public void Read(long offset, Span<byte> to)
     {
         RequireOwn();
         GuestAccess.CheckRange(offset, to.Length, UsedLength, $"RAM block '{Name}'");
+        using GuestMemory.Reference reference = new(Memory);
         GuestAccess.Read(HostAddress + (nuint)offset, to);
     }
 
@@ -159,6 +161,7 @@ public sealed partial class RamBlock
     {
         RequireOwn();
         GuestAccess.CheckRange(offset, from.Length, UsedLength, $"RAM block '{Name}'");
+        using GuestMemory.Reference reference = new(Memory);
         GuestAccess.Write(HostAddress + (nuint)offset, from);
     }
 
@@ -186,6 +189,7 @@ public sealed partial class RamBlock
     /// <exception cref="ArgumentOutOfRangeException">The range is not inside the block.</exception>
     /// <exception cref="InvalidOperationException">A page of the range is missing; the message names the first.</exception>
     /// <exception cref="GuestMemoryException">A page of the range is poisoned.</exception>
+    /// <exception cref="ObjectDisposedException"><see cref="Memory"/> was disposed.</exception>
     public unsafe PresentLease LeasePresent(long offset, int length)
     {
         RequireOwn();
@@ -197,25 +201,16 @@ public sealed partial class RamBlock
 
         long first = Claims.StretchOf(offset);
         long count = Claims.StretchOf(offset + length - 1) - first + 1;
+        bool taken = false;
+        Memory?.DangerousAddRef(ref taken);
         for (long s = first; s < first + count; s++)
         {
             Claims.AcquireShared(s);
         }
 
-        long firstPage = PageSize.IndexOf(offset);
-        long pages = PageSize.IndexOf(offset + length - 1) - firstPage + 1;
-        if (Received.TryFindNextClearRun(firstPage, firstPage + pages, out long at, out _))
-        {
-            ReleaseLease(first, count);
-            throw new InvalidOperationException(
-                $"The page at offset {at << PageSize.Shift} of RAM block '{Name}' is missing; wait with EnsurePresentAsync, or use Read, which blocks until it is there.");
-        }
-
-        // "Received" can also mean thrown away by a balloon since, and zero from then on: such a page is absent, and
-        // the fault thread gives it back as zeros when it is touched. Touch it here, in preemptive mode.
         try
         {
-            PopulateForReading(HostAddress + (nuint)(firstPage << PageSize.Shift), (nuint)(pages << PageSize.Shift));
+            MakePresent(PageSize.IndexOf(offset), PageSize.IndexOf(offset + length - 1) + 1);
         }
         catch
         {
@@ -223,7 +218,8 @@ public sealed partial class RamBlock
             throw;
         }
 
-        // SAFETY: every page of the range is placed, and the shared claims keep Discard out until the lease ends.
+        // SAFETY: every page of the range is placed, and until the lease ends the shared claims keep Discard out and the
+        // reference keeps the mapping.
         return new PresentLease(this, first, count, new ReadOnlySpan<byte>((void*)(HostAddress + (nuint)offset), length));
     }
 
@@ -237,6 +233,23 @@ public sealed partial class RamBlock
         {
             Claims.ReleaseShared(s);
         }
+
+        Memory?.DangerousRelease();
+    }
+
+    /// <summary>
+    /// "Received" can also mean thrown away by a balloon since, and zero from then on: such a page is absent, and the fault
+    /// thread gives it back as zeros when it is touched. Touch it here, in preemptive mode.
+    /// </summary>
+    private void MakePresent(long firstPage, long endPage)
+    {
+        if (Received.TryFindNextClearRun(firstPage, endPage, out long missing, out _))
+        {
+            throw new InvalidOperationException(
+                $"The page at offset {missing << PageSize.Shift} of RAM block '{Name}' is missing; wait with EnsurePresentAsync, or use Read, which blocks until it is there.");
+        }
+
+        PopulateForReading(HostAddress + (nuint)(firstPage << PageSize.Shift), (nuint)((endPage - firstPage) << PageSize.Shift));
     }
 
     /// <summary>Sets received bits and keeps the count. A full fence: the partner is the fault reader's re-check.</summary>

@@ -10,7 +10,8 @@ namespace Postcopy.Uffd;
 /// <remarks>
 /// One word a stretch: the number of shared holders, or -1 for the exclusive one. Several stretches are always taken
 /// in ascending order, so two takers cannot wait for each other. The fault thread takes none: it never waits here.
-/// Interlocked operations are full fences; the holder sees all that the previous one wrote.
+/// Interlocked operations are full fences; the holder sees all that the previous one wrote. Models: tests/models/discard.pml
+/// and stretch.pml.
 /// </remarks>
 internal sealed unsafe class StretchClaims : IDisposable
 {
@@ -49,6 +50,7 @@ internal sealed unsafe class StretchClaims : IDisposable
         ref int word = ref _words[stretch];
         while (true)
         {
+            InterleavingPoint.Yield("claim.share");
             int seen = Volatile.Read(ref word);
             if (seen == Exclusive)
             {
@@ -62,7 +64,11 @@ internal sealed unsafe class StretchClaims : IDisposable
         }
     }
 
-    internal void ReleaseShared(long stretch) => _ = Interlocked.Decrement(ref _words[stretch]);
+    internal void ReleaseShared(long stretch)
+    {
+        InterleavingPoint.Yield("claim.unshare");
+        _ = Interlocked.Decrement(ref _words[stretch]);
+    }
 
     internal void AcquireExclusive(long first, long count)
     {
@@ -76,12 +82,17 @@ internal sealed unsafe class StretchClaims : IDisposable
         }
     }
 
-    internal bool TryAcquireExclusive(long stretch) => Interlocked.CompareExchange(ref _words[stretch], Exclusive, 0) == 0;
+    internal bool TryAcquireExclusive(long stretch)
+    {
+        InterleavingPoint.Yield("claim.take");
+        return Interlocked.CompareExchange(ref _words[stretch], Exclusive, 0) == 0;
+    }
 
     internal void ReleaseExclusive(long first, long count)
     {
         for (long s = first; s < first + count; s++)
         {
+            InterleavingPoint.Yield("claim.give");
             Volatile.Write(ref _words[s], 0);
         }
     }

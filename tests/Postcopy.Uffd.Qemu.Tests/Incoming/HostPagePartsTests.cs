@@ -45,6 +45,22 @@ public sealed class HostPagePartsTests
     }
 
     [Fact(Timeout = Limit)]
+    public async Task APartThatComesOnBothChannelsFillsNoOthersHole()
+    {
+        using HugePages pool = new(2);
+        await using Migration migration = await BrokenAsync();
+        using Socket main = await ResumedAsync(migration);
+        using Socket urgent = Connect(migration);
+        Send(main, Run(new WireBytes().Part(), 0, 9));
+        Send(main, Run(new WireBytes(), PagesPerHuge, 2 * PagesPerHuge));
+        await Until(() => migration.Destination.Blocks.MissingBytes == (long)Huge);
+        Send(urgent, Run(new WireBytes(), 5, PagesPerHuge));
+        await Until(() => migration.Destination.Blocks.MissingBytes == 0);
+        Send(main, new WireBytes().Finish().End().Finish().U8(0));
+        await CompletedAsync(migration, main);
+    }
+
+    [Fact(Timeout = Limit)]
     public async Task ItMayComeAgainWhole()
     {
         using HugePages pool = new(2);

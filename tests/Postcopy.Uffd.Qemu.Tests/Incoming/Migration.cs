@@ -12,10 +12,10 @@ internal sealed class Migration : IAsyncDisposable
     private readonly List<Relay> _relays = [];
     private bool _touched;
 
-    internal Migration(IMigrationSourceMemory memory, QemuSourceOptions? source = null, QemuIncomingOptions? incoming = null)
+    internal Migration(IMigrationSourceMemory memory, QemuSourceOptions? source = null, QemuIncomingOptions? incoming = null, PostcopyOptions? destination = null)
     {
         Source = new QemuSource(memory, source);
-        Destination = new PostcopyDestination();
+        Destination = new PostcopyDestination(destination);
         Incoming = new QemuIncoming(Destination, incoming);
         SourceOptions = source ?? new QemuSourceOptions();
     }

@@ -4,10 +4,12 @@ using System.Security.Cryptography.X509Certificates;
 
 namespace Postcopy.Uffd.Qemu.Tests.Live;
 
-/// <summary>An authority, a server's and a client's certificate, as the PEM files that QEMU's tls-creds-x509 looks for.</summary>
+/// <summary>An authority, a server's and a client's certificate, as the PEM files that QEMU's tls-creds-x509 has.</summary>
 internal static class Certificates
 {
-    /// <summary>Writes ca-cert.pem, client-cert.pem and client-key.pem there; the options are the server's, which demands the client's.</summary>
+    /// <summary>
+    /// Writes ca-cert.pem there, and server- and client-cert.pem and -key.pem; the options are read from them, and demand the client's.
+    /// </summary>
     internal static SslServerAuthenticationOptions Write(string directory)
     {
         using ECDsa authorityKey = ECDsa.Create(ECCurve.NamedCurves.nistP256);
@@ -15,21 +17,18 @@ internal static class Certificates
         request.CertificateExtensions.Add(new X509BasicConstraintsExtension(true, false, 0, true));
         request.CertificateExtensions.Add(new X509KeyUsageExtension(X509KeyUsageFlags.KeyCertSign, true));
         using X509Certificate2 authority = request.CreateSelfSigned(DateTimeOffset.UtcNow.AddDays(-1), DateTimeOffset.UtcNow.AddDays(2));
-        using (X509Certificate2 client = Issue(authority, "CN=source", "1.3.6.1.5.5.7.3.2"))
+        File.WriteAllText(Path.Combine(directory, "ca-cert.pem"), authority.ExportCertificatePem());
+        foreach ((string name, string subject, string usage) in (ReadOnlySpan<(string, string, string)>)
+            [("client", "CN=source", "1.3.6.1.5.5.7.3.2"), ("server", "CN=127.0.0.1", "1.3.6.1.5.5.7.3.1")])
         {
-            File.WriteAllText(Path.Combine(directory, "ca-cert.pem"), authority.ExportCertificatePem());
-            File.WriteAllText(Path.Combine(directory, "client-cert.pem"), client.ExportCertificatePem());
-            File.WriteAllText(Path.Combine(directory, "client-key.pem"), client.GetECDsaPrivateKey()!.ExportPkcs8PrivateKeyPem());
+            using X509Certificate2 certificate = Issue(authority, subject, usage);
+            using ECDsa key = certificate.GetECDsaPrivateKey()!;
+            File.WriteAllText(Path.Combine(directory, $"{name}-cert.pem"), certificate.ExportCertificatePem());
+            File.WriteAllText(Path.Combine(directory, $"{name}-key.pem"), key.ExportPkcs8PrivateKeyPem());
         }
 
-        X509ChainPolicy policy = new() { TrustMode = X509ChainTrustMode.CustomRootTrust, RevocationMode = X509RevocationMode.NoCheck };
-        policy.CustomTrustStore.Add(X509CertificateLoader.LoadCertificate(authority.RawData));
-        return new SslServerAuthenticationOptions
-        {
-            ServerCertificate = Issue(authority, "CN=127.0.0.1", "1.3.6.1.5.5.7.3.1"),
-            ClientCertificateRequired = true,
-            CertificateChainPolicy = policy,
-        };
+        return MigrationTls.FromPemFiles(
+            Path.Combine(directory, "server-cert.pem"), Path.Combine(directory, "server-key.pem"), Path.Combine(directory, "ca-cert.pem"));
     }
 
     private static X509Certificate2 Issue(X509Certificate2 authority, string subject, string usage)

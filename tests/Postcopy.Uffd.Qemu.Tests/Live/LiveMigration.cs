@@ -19,7 +19,7 @@ internal sealed class LiveMigration : IAsyncDisposable
     private readonly bool _tls;
     private readonly Queue<(Cut? Forward, Cut? Backward)> _cuts = [];
 
-    internal LiveMigration(QemuProcess qemu, bool unix = false, bool tls = false, bool preempt = false, TimeSpan? stall = null, TimeSpan? recover = null)
+    internal LiveMigration(QemuProcess qemu, bool unix = false, bool tls = false, bool preempt = false, TimeSpan? stall = null, TimeSpan? recover = null, bool switchoverAck = false)
     {
         Qemu = qemu;
         _tls = tls;
@@ -42,6 +42,7 @@ internal sealed class LiveMigration : IAsyncDisposable
             RecoverTimeout = recover ?? TimeSpan.FromSeconds(30),
             StallTimeout = stall ?? TimeSpan.FromSeconds(30),
             Preempt = preempt,
+            SwitchoverAck = switchoverAck,
         });
         List<string> capabilities = ["postcopy-ram", .. preempt ? ["postcopy-preempt"] : Array.Empty<string>()];
         string list = string.Join(", ", capabilities.Select(c => $"{{\"capability\": \"{c}\", \"state\": true}}"));

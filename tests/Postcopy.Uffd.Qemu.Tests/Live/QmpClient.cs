@@ -73,7 +73,7 @@ internal sealed class QmpClient : IDisposable
     /// <summary>Where the kernel holds each thread of the process on the other side.</summary>
     private string Threads()
     {
-        int process = PeerCredentials();
+        int process = ProcessId;
         return string.Join(
             '\n',
             Directory.EnumerateDirectories($"/proc/{process}/task").Select(task => $"{Path.GetFileName(task)} {Text(task, "comm")} in {Text(task, "wchan")} syscall {Text(task, "syscall")}"));
@@ -91,14 +91,17 @@ internal sealed class QmpClient : IDisposable
         }
     }
 
-    /// <summary>SO_PEERCRED: the process id comes first.</summary>
-    private int PeerCredentials()
+    /// <summary>The process on the other side. SO_PEERCRED: the process id comes first.</summary>
+    internal int ProcessId
     {
-        const int SocketLevel = 1;
-        const int PeerCredentialsOption = 17;
-        byte[] credentials = new byte[12];
-        _ = _socket.GetRawSocketOption(SocketLevel, PeerCredentialsOption, credentials);
-        return BitConverter.ToInt32(credentials);
+        get
+        {
+            const int SocketLevel = 1;
+            const int PeerCredentialsOption = 17;
+            byte[] credentials = new byte[12];
+            _ = _socket.GetRawSocketOption(SocketLevel, PeerCredentialsOption, credentials);
+            return BitConverter.ToInt32(credentials);
+        }
     }
 
     public void Dispose()

@@ -53,6 +53,15 @@ internal sealed class RelayFront : IDisposable
         }
     }
 
+    /// <summary>From now on nothing passes on those that are there, and neither end is told.</summary>
+    internal void StandStill()
+    {
+        lock (_relays)
+        {
+            _relays.ForEach(r => r.StandStill());
+        }
+    }
+
     /// <summary>Breaks all connections.</summary>
     internal void Break()
     {

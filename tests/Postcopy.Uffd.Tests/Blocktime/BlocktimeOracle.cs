@@ -8,6 +8,8 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
 {
     private readonly List<Slot> _slots = [];
     private readonly List<(long At, bool Up)> _link = [];
+    private readonly List<(uint Thread, Wait Wait)> _others = [];
+    private long _abandonedAt = long.MinValue;
 
     internal int Add(long at)
     {
@@ -42,8 +44,46 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
             open[0].End = waits[waits.IndexOf(open[0]) + 1].Start;
         }
 
-        waits.Add(new Wait { Page = page, Start = at });
+        Wait wait = new() { Page = page, Start = at };
+        wait.AbandonAt(_abandonedAt);
+        waits.Add(wait);
         return BeginKind.New;
+    }
+
+    /// <summary>A thread that is no vCPU, or 0: it waits for any number of pages at once.</summary>
+    internal BeginKind BeginOther(uint thread, nuint page, long at)
+    {
+        if (_others.Exists(o => o.Wait.IsOpen && o.Thread == thread && o.Wait.Page == page))
+        {
+            return BeginKind.Duplicate;
+        }
+
+        Wait wait = new() { Page = page, Start = at };
+        wait.AbandonAt(_abandonedAt);
+        _others.Add((thread, wait));
+        return BeginKind.Other;
+    }
+
+    internal void ConfirmOther() => _others[^1].Wait.Confirmed |= _others[^1].Wait.IsOpen;
+
+    internal void CancelOther()
+    {
+        Wait last = _others[^1].Wait;
+        if (last.IsOpen)
+        {
+            last.Cancelled = true;
+            last.End = last.Start;
+        }
+    }
+
+    /// <summary>Given up: what is open and began by then ends there, and so does what is told later of the time before.</summary>
+    internal void Abandon(long at)
+    {
+        _abandonedAt = Math.Max(_abandonedAt, at);
+        foreach (Wait wait in _slots.SelectMany(s => s.Waits).Concat(_others.Select(o => o.Wait)).Where(w => w.IsOpen))
+        {
+            wait.AbandonAt(at);
+        }
     }
 
     internal void Confirm(int slot)
@@ -76,7 +116,7 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
 
     internal void End(nuint start, nuint length, long at)
     {
-        foreach (Wait wait in _slots.SelectMany(s => s.Waits).Where(w => w.IsOpen && w.Page >= start && w.Page < start + length))
+        foreach (Wait wait in _slots.SelectMany(s => s.Waits).Concat(_others.Select(o => o.Wait)).Where(w => w.IsOpen && w.Page >= start && w.Page < start + length))
         {
             wait.Cancelled = !wait.Confirmed && at <= wait.Start;
             wait.End = Math.Max(wait.Start, at);
@@ -94,9 +134,15 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
     internal Figures Read(long now)
     {
         int n = _slots.Count;
+        List<Wait> ended = [.. _others.Select(o => o.Wait).Where(w => !w.IsOpen && !w.Cancelled)];
         List<(long Start, long End)>[] blocked = new List<(long, long)>[n];
         SortedSet<long> edges = [];
-        Figures figures = new(n);
+        Figures figures = new(n)
+        {
+            OtherUnresolved = ended.Count(w => w.Unresolved),
+            OtherLongest = ended.Where(w => !w.Unresolved).Select(w => w.End - w.Start).DefaultIfEmpty().Max(),
+            OtherEpisodes = ended.Count(w => !w.Unresolved),
+        };
         for (int i = 0; i < n; i++)
         {
             blocked[i] = [];
@@ -114,7 +160,11 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
                 blocked[i].Add((wait.Start, end));
                 edges.Add(wait.Start);
                 edges.Add(end);
-                if (!wait.IsOpen)
+                if (wait.Unresolved)
+                {
+                    figures.Unresolved++;
+                }
+                else if (!wait.IsOpen)
                 {
                     figures.Episodes[i]++;
                     figures.Latencies.Add(end - wait.Start);
@@ -170,6 +220,10 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
     {
         internal long Total;
         internal long TotalDown;
+        internal long Unresolved;
+        internal long OtherUnresolved;
+        internal long OtherEpisodes;
+        internal long OtherLongest;
         internal readonly long[] Blocked = new long[slots];
         internal readonly long[] BlockedDown = new long[slots];
         internal readonly long[] Overlap = new long[slots];
@@ -184,6 +238,16 @@ internal sealed class BlocktimeOracle(IdleSlots idlePolicy)
         internal long End = long.MaxValue;
         internal bool Confirmed;
         internal bool Cancelled;
+        internal bool Unresolved;
+
+        internal void AbandonAt(long at)
+        {
+            if (Start <= at)
+            {
+                End = at;
+                Unresolved = true;
+            }
+        }
 
         internal bool IsOpen => End == long.MaxValue;
     }

@@ -161,6 +161,19 @@ public sealed class BlocktimeReportTests
         Assert.Equal(40, report.TotalNanoseconds);
     }
 
+    [Fact]
+    public void TimelineThatIsSwitchedOffHasNothingToKeep()
+    {
+        using BlocktimeTracker tracker = new(new BlocktimeOptions { TimelineCapacity = 0 });
+        tracker.AddVcpu(1);
+        tracker.Fault(1, A, 0);
+        tracker.Place(A, 4);
+
+        BlocktimeReport report = tracker.Snapshot(1000);
+        Assert.Equal((0, 0L, 0L, 4L), (report.Timeline.Count, report.TimelineDropped, report.OverlapsDropped, report.TotalNanoseconds));
+        Assert.DoesNotContain("not kept", report.ToText());
+    }
+
     // vCPU 0 waits 0..55 ms, vCPU 1 20..55 and 80.. ms; the link is down 25..70 ms; another thread waits 8 ms.
     private static BlocktimeReport Sample()
     {

@@ -7,6 +7,8 @@ namespace Postcopy.Uffd.Tests.Blocktime;
 /// </remarks>
 internal sealed class BlocktimeScript
 {
+    internal const int MostSlots = 4096;
+
     private readonly Random _random;
     private readonly BlocktimeTracker _tracker;
     private readonly BlocktimeOracle _oracle;
@@ -16,6 +18,7 @@ internal sealed class BlocktimeScript
     private long _now = 1000;
     private long _readerAt;
     private long _lastTotal;
+    private bool _abandoned;
 
     internal BlocktimeScript(int seed, int slots, int pages, int lateness, int ringCapacity)
     {
@@ -24,7 +27,7 @@ internal sealed class BlocktimeScript
         _lateness = lateness;
         IdleSlots policy = _random.Next(2) == 0 ? IdleSlots.LeftOut : IdleSlots.StandingStill;
         _oracle = new BlocktimeOracle(policy);
-        _tracker = new BlocktimeTracker(new BlocktimeOptions { MaxSlots = slots + 8, IdleSlots = policy, RingCapacity = ringCapacity, TimelineCapacity = 1 << 16 });
+        _tracker = new BlocktimeTracker(new BlocktimeOptions { MaxSlots = Math.Min(slots + 8, MostSlots), IdleSlots = policy, RingCapacity = ringCapacity, TimelineCapacity = 1 << 16 });
         for (int i = 0; i < slots; i++)
         {
             Add(0);
@@ -41,8 +44,11 @@ internal sealed class BlocktimeScript
             int dice = _random.Next(1000);
             switch (dice)
             {
-                case < 500:
+                case < 440:
                     Begin();
+                    break;
+                case < 500:
+                    BeginOther();
                     break;
                 case < 900:
                     Place();
@@ -94,6 +100,10 @@ internal sealed class BlocktimeScript
         if (exact)
         {
             wrong ??= Check("latency count", truth.Latencies.Count, report.VcpuLatency.Count, 0)
+                ?? Check("unresolved", truth.Unresolved, report.Unresolved, 0)
+                ?? Check("unresolved of others", truth.OtherUnresolved, report.OtherUnresolved, 0)
+                ?? Check("episodes of others", truth.OtherEpisodes, report.OtherLatency.Count, 0)
+                ?? Check("longest of others", truth.OtherLongest, report.OtherLatency.MaxNanoseconds, 0)
                 ?? Check("longest", truth.Latencies.DefaultIfEmpty().Max(), report.VcpuLatency.MaxNanoseconds, 0)
                 ?? Check("excess", 0, report.ReadingExcessNanoseconds, 0);
         }
@@ -161,6 +171,34 @@ internal sealed class BlocktimeScript
         }
     }
 
+    private void BeginOther()
+    {
+        uint thread = (uint)_random.Next(4) is 0 ? 0 : 100_000 + (uint)_random.Next(3);
+        nuint page = Page();
+        _readerAt = Math.Max(_readerAt, _now - _random.Next(_lateness));
+        BeginResult result = _tracker.Begin(thread, page, _readerAt);
+        if (_oracle.BeginOther(thread, page, _readerAt) != result.Kind)
+        {
+            throw new InvalidOperationException($"begin of thread {thread} was {result.Kind}");
+        }
+
+        if (result.Kind == BeginKind.Duplicate)
+        {
+            return;
+        }
+
+        if (_random.Next(8) == 0)
+        {
+            _tracker.Cancel(result.Ticket);
+            _oracle.CancelOther();
+        }
+        else
+        {
+            _tracker.Confirm(result.Ticket);
+            _oracle.ConfirmOther();
+        }
+    }
+
     private void Place()
     {
         nuint pages = _random.Next(12) switch { 0 => 2, 1 => (nuint)_pages, 2 => 40, _ => 1 };
@@ -177,7 +215,17 @@ internal sealed class BlocktimeScript
     {
         int index = _random.Next(_slots.Count);
         VcpuSlot slot = _slots[index];
-        if (dice < 970 && !slot.Removed)
+        if (dice == 999 && !_abandoned)
+        {
+            // Once: the guest is given up, or the link recovers after all.
+            _abandoned = true;
+            _readerAt = Math.Max(_readerAt, _now + 1);
+            _tracker.NoteReader(_readerAt);
+            _tracker.Abandon(_now);
+            _oracle.Abandon(_now);
+            _now++;
+        }
+        else if (dice < 970 && !slot.Removed)
         {
             bool idle = _random.Next(2) == 0;
             _tracker.SetIdle(slot, idle, _now);

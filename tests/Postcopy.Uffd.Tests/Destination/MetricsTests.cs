@@ -106,22 +106,10 @@ public sealed class MetricsTests
 
         reading.Take();
         Assert.Empty(reading.Values);
-        string table = File.ReadAllText(Path.Combine(RepositoryRoot(), "docs", "observability.md"));
-        string[] documented = [.. table.Split('\n').Where(l => l.StartsWith("| `postcopy.", StringComparison.Ordinal))
+        string[] documented = [.. RepositoryFile.Lines("docs", "observability.md").Where(l => l.StartsWith("| `postcopy.", StringComparison.Ordinal))
             .Select(l => l.Split('|')).Where(c => c.Length == 6).Select(c => $"{c[1].Trim()} {c[2].Trim()} {c[3].Trim()}")];
         string[] made = [.. reading.Instruments.Select(i => $"`{i.Name}` {i.GetType().Name.Replace("Observable", "", StringComparison.Ordinal).Split('`')[0]} `{i.Unit}`")];
         Assert.Equal(made.Order(StringComparer.Ordinal), documented.Order(StringComparer.Ordinal));
-    }
-
-    private static string RepositoryRoot()
-    {
-        string? folder = AppContext.BaseDirectory;
-        while (folder is not null && !File.Exists(Path.Combine(folder, "Postcopy.Uffd.sln")))
-        {
-            folder = Path.GetDirectoryName(folder);
-        }
-
-        return folder ?? throw new InvalidOperationException("The tests do not run inside the repository.");
     }
 
     private sealed class Reading : IDisposable

@@ -97,6 +97,25 @@ public sealed class FaultReaderTests
     }
 
     [Fact]
+    public void MorePrefetchesThanTheRingHoldsBetweenTwoTurnsAreAllSentOnceWithoutANewLink()
+    {
+        const int pages = 1024;
+        using ReaderBench bench = new();
+        for (int page = 0; page < pages; page += 2)
+        {
+            Assert.False(bench.Block.Requested.TestAndSet(page));
+            bench.Reader.Prefetch(bench.Block, page, 1);
+        }
+
+        for (int i = 0; i < 20; i++)
+        {
+            bench.TurnAfter(s_soon);
+        }
+
+        Assert.Equal([.. Enumerable.Range(0, pages / 2).Select(p => p * 2)], bench.RequestedPages().Order());
+    }
+
+    [Fact]
     public void ThePrefetchRingWithoutALinkChangeSendsRunsAsTheyWereAsked()
     {
         using ReaderBench bench = new();

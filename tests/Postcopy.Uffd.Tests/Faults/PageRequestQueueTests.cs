@@ -1,8 +1,38 @@
+using System.Reflection;
+using Postcopy.Uffd.Interop;
+using Postcopy.Uffd.Tests.Infrastructure;
+
 namespace Postcopy.Uffd.Tests.Faults;
 
 public sealed class PageRequestQueueTests
 {
     private static readonly TimeSpan s_limit = TimeSpan.FromSeconds(20);
+
+    [Fact]
+    public void WhoTakesOneOfSeveralPassesTheSignalOn()
+    {
+        // Another taker has emptied the event for the first request and sleeps again: nobody signals for the second.
+        using RawMapping memory = RawMapping.Anonymous(2);
+        using RamBlockRegistry registry = new();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", HostAddress = memory.Address, UsedLength = 2 * 4096 });
+        using PageRequestQueue queue = new();
+        _ = queue.TryRequest(new PageRequest(block, 0, 4096));
+        _ = queue.TryRequest(new PageRequest(block, 4096, 4096));
+        WakeEvent wake = (WakeEvent)typeof(PageRequestQueue).GetField("_wake", BindingFlags.Instance | BindingFlags.NonPublic)!.GetValue(queue)!;
+        wake.Drain();
+
+        Assert.True(queue.TryTake(TimeSpan.Zero, out _));
+
+        Assert.True(IsSignalled(wake));
+    }
+
+    private static unsafe bool IsSignalled(WakeEvent wake)
+    {
+        Libc.PollFd poll = new() { fd = wake.Descriptor, events = Libc.POLLIN };
+        Libc.Timespec none = default;
+        // SAFETY: two locals.
+        return Libc.ppoll(&poll, 1, &none, null) == 1;
+    }
 
     [Fact]
     public void RequestsComeInOrderAndAFullQueueIsBusy()

@@ -176,27 +176,4 @@ public sealed class StuckFaultTests
         ArgumentOutOfRangeException e = Assert.Throws<ArgumentOutOfRangeException>(() => new PostcopyDestination(new PostcopyOptions { StuckFaultCheck = TimeSpan.Zero }));
         Assert.Contains("10 ms", e.Message, StringComparison.Ordinal);
     }
-
-    private sealed class ListLogger : ILoggerFactory, ILogger
-    {
-        internal System.Collections.Concurrent.ConcurrentQueue<string> Lines { get; } = new();
-
-        public ILogger CreateLogger(string categoryName) => this;
-
-        public void AddProvider(ILoggerProvider provider)
-        {
-        }
-
-        public IDisposable? BeginScope<TState>(TState state)
-            where TState : notnull => null;
-
-        public bool IsEnabled(LogLevel logLevel) => true;
-
-        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter) =>
-            Lines.Enqueue($"{logLevel} {formatter(state, exception)}");
-
-        public void Dispose()
-        {
-        }
-    }
 }

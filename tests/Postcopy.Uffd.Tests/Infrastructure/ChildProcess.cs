@@ -31,6 +31,8 @@ internal sealed class ChildProcess : IDisposable
 
     internal int Id => _process.Id;
 
+    internal bool HasExited => _process.HasExited;
+
     /// <summary>What the child wrote to stderr; waits for its end.</summary>
     internal string Errors => _errors.WaitAsync(_limit).GetAwaiter().GetResult();
 

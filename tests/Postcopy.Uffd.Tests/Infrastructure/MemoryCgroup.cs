@@ -32,11 +32,29 @@ internal sealed class MemoryCgroup : IDisposable
         string directory = $"{(second ? v2 : v1)}/postcopy-test-{Environment.ProcessId}-{Guid.NewGuid():N}";
         MemoryCgroup group = new(directory, $"{directory}/{(second ? "memory.max" : "memory.limit_in_bytes")}", "inner");
         _ = Directory.CreateDirectory(group.Inner);
-        File.WriteAllText(group.LimitFile, limit.ToString(CultureInfo.InvariantCulture));
+        group.SetLimit(limit);
         return group;
     }
 
     internal void Add(ChildProcess child) => File.WriteAllText($"{Inner}/cgroup.procs", child.Id.ToString(CultureInfo.InvariantCulture));
+
+    internal void SetLimit(long limit) => File.WriteAllText(LimitFile, limit.ToString(CultureInfo.InvariantCulture));
+
+    /// <summary>How often the limit was in the way; version 1.</summary>
+    internal long Failures => long.Parse(File.ReadAllText($"{_directory}/memory.failcnt"), CultureInfo.InvariantCulture);
+
+    /// <summary>Who needs memory beyond the limit waits or gets ENOMEM instead of being killed; false with version 2, which has no such switch.</summary>
+    internal bool TryForbidKilling()
+    {
+        if (!File.Exists($"{_directory}/memory.oom_control"))
+        {
+            return false;
+        }
+
+        File.WriteAllText($"{_directory}/memory.oom_control", "1");
+        File.WriteAllText($"{Inner}/memory.oom_control", "1");
+        return true;
+    }
 
     public void Dispose()
     {

@@ -27,6 +27,9 @@ internal static unsafe partial class TestLibc
     [LibraryImport("libc")]
     internal static partial uint alarm(uint seconds);
 
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial nint pread(SafeHandle file, void* into, nuint bytes, nint offset);
+
     [LibraryImport("libc", EntryPoint = "_exit")]
     internal static partial void exit_now(int status);
 

@@ -26,11 +26,20 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         Shown("COPY", "ENOENT", UffdOutcome.NotRegistered, "not registered, end of a mapping, two mappings", typeof(CopyTests), nameof(CopyTests.CopyOutsideTheRegistrationReportsNotRegistered)),
         Shown("COPY", "EINVAL", UffdOutcome.InvalidArgument, "alignment, length 0, mode", typeof(CopyTests), nameof(CopyTests.BadArgumentsAreRefusedAndNothingIsDone)),
         Shown("COPY", "EINVAL", UffdOutcome.InvalidArgument, "4 KiB into a huge page", typeof(HugetlbTests), nameof(HugetlbTests.WhatTheMaskLacksIsRefused)),
+        Shown("COPY", "EINVAL, field -22", UffdOutcome.InvalidArgument, "write-protected without WP mode", typeof(CopyTests), nameof(CopyTests.BadArgumentsAreRefusedAndNothingIsDone)),
+        Shown("COPY", "0", UffdOutcome.Done, "source not aligned", typeof(CopyTests), nameof(CopyTests.CopyFromAnUnalignedSourceWorks)),
+        Shown("COPY", "0", UffdOutcome.Done, "over a poisoned page", typeof(PoisonTests), nameof(PoisonTests.CopyHealsAPoisonedPageAndZeropageAndMoveDoNot)),
         Shown("COPY", "EFAULT", UffdOutcome.SourceUnreadable, "source not mapped", typeof(CopyTests), nameof(CopyTests.AnUnreadableSourceHasANameOfItsOwn)),
         Shown("COPY", "EFAULT", UffdOutcome.SourceUnreadable, "beyond the end of the file", typeof(CopyTests), nameof(CopyTests.PlacingBeyondTheEndOfTheFileHasANameOfItsOwn)),
         Shown("COPY", "ESRCH", UffdOutcome.TargetGone, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
         Shown("ZEROPAGE", "0", UffdOutcome.Done, "missing page, hole of a memfd", typeof(CopyTests), nameof(CopyTests.ZeropageFillsAHoleOfAMemfd)),
         Shown("ZEROPAGE", "EAGAIN, field > 0", UffdOutcome.Partial, "second page of a run present", typeof(CopyTests), nameof(CopyTests.ZeropageOfARunStopsAtAPresentPage)),
+        Shown("ZEROPAGE", "EAGAIN, field -11", UffdOutcome.AddressSpaceChanging, "REMOVE not read", typeof(CopyTests), nameof(CopyTests.CopyWhileTheAddressSpaceChangesHasANameOfItsOwn)),
+        Shown("ZEROPAGE", "EEXIST", UffdOutcome.AlreadyPresent, "page present", typeof(CopyTests), nameof(CopyTests.ZeropageOfARunStopsAtAPresentPage)),
+        Shown("ZEROPAGE", "EEXIST", UffdOutcome.AlreadyPresent, "page cache has it, not mapped", typeof(CopyTests), nameof(CopyTests.CopyIntoAPageOfThePageCacheReportsAlreadyPresent)),
+        Shown("ZEROPAGE", "EEXIST", UffdOutcome.AlreadyPresent, "poisoned", typeof(PoisonTests), nameof(PoisonTests.CopyHealsAPoisonedPageAndZeropageAndMoveDoNot)),
+        Shown("ZEROPAGE", "ENOENT", UffdOutcome.NotRegistered, "not registered", typeof(CopyTests), nameof(CopyTests.CopyOutsideTheRegistrationReportsNotRegistered)),
+        Shown("ZEROPAGE", "EINVAL", UffdOutcome.InvalidArgument, "alignment, mode", typeof(CopyTests), nameof(CopyTests.BadArgumentsAreRefusedAndNothingIsDone)),
         Shown("ZEROPAGE", "EINVAL", UffdOutcome.InvalidArgument, "hugetlb", typeof(HugetlbTests), nameof(HugetlbTests.WhatTheMaskLacksIsRefused)),
         Shown("ZEROPAGE", "EFAULT", UffdOutcome.BeyondEndOfFile, "beyond the end of the file", typeof(CopyTests), nameof(CopyTests.PlacingBeyondTheEndOfTheFileHasANameOfItsOwn)),
         Shown("ZEROPAGE", "ESRCH", UffdOutcome.TargetGone, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
@@ -47,13 +56,16 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         Shown("POISON", "EAGAIN, field > 0", UffdOutcome.Partial, "second page of a run present", typeof(PoisonTests), nameof(PoisonTests.PoisonOfARunStopsWithTheBytesDone)),
         Shown("POISON", "EAGAIN, field -11", UffdOutcome.AddressSpaceChanging, "REMOVE not read", typeof(PoisonTests), nameof(PoisonTests.PoisonWhileTheAddressSpaceChangesHasANameOfItsOwn)),
         Shown("POISON", "EEXIST", UffdOutcome.AlreadyPresent, "present or poisoned", typeof(PoisonTests), nameof(PoisonTests.PoisonOnAPresentOrPoisonedPageReportsAlreadyPresent)),
-        Shown("POISON", "ENOENT, EINVAL", UffdOutcome.NotRegistered, "not registered; bad mode", typeof(PoisonTests), nameof(PoisonTests.PoisonOutsideTheRegistrationAndWithABadModeAreNamed)),
+        Shown("POISON", "ENOENT", UffdOutcome.NotRegistered, "not registered", typeof(PoisonTests), nameof(PoisonTests.PoisonOutsideTheRegistrationAndWithABadModeAreNamed)),
+        Shown("POISON", "EINVAL", UffdOutcome.InvalidArgument, "mode", typeof(PoisonTests), nameof(PoisonTests.PoisonOutsideTheRegistrationAndWithABadModeAreNamed)),
         Shown("POISON", "EFAULT", UffdOutcome.BeyondEndOfFile, "beyond the end of the file", typeof(CopyTests), nameof(CopyTests.PlacingBeyondTheEndOfTheFileHasANameOfItsOwn)),
         Shown("POISON", "ESRCH", UffdOutcome.TargetGone, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
         Shown("MOVE", "0", UffdOutcome.Done, "private anonymous source", typeof(MoveTests), nameof(MoveTests.MoveTakesThePageAwayFromTheSource)),
         Shown("MOVE", "EAGAIN, field > 0", UffdOutcome.Partial, "third page of a run present", typeof(MoveTests), nameof(MoveTests.MoveOfARunStopsWithTheBytesDone)),
         Shown("MOVE", "EAGAIN, field -11", UffdOutcome.AddressSpaceChanging, "REMOVE not read", typeof(MoveTests), nameof(MoveTests.MoveWhileTheAddressSpaceChangesHasANameOfItsOwn)),
         Shown("MOVE", "EEXIST", UffdOutcome.AlreadyPresent, "destination present", typeof(MoveTests), nameof(MoveTests.MoveIntoAPresentPageReportsAlreadyPresent)),
+        Shown("MOVE", "EEXIST", UffdOutcome.AlreadyPresent, "destination poisoned", typeof(PoisonTests), nameof(PoisonTests.CopyHealsAPoisonedPageAndZeropageAndMoveDoNot)),
+        Shown("MOVE", "EINVAL", UffdOutcome.InvalidArgument, "shared destination, which the mask names", typeof(MoveTests), nameof(MoveTests.MoveIntoSharedMemoryIsRefusedAlthoughTheKernelsMaskNamesIt)),
         Shown("MOVE", "ENOENT", UffdOutcome.SourceHoleOrUnmapped, "hole in the source", typeof(MoveTests), nameof(MoveTests.AHoleInTheSourceIsAnErrorUnlessAllowed)),
         Shown("MOVE", "ENOENT", UffdOutcome.SourceHoleOrUnmapped, "one range not mapped", typeof(MoveTests), nameof(MoveTests.AnUnmappedSourceOrDestinationIsNamedLikeAHole)),
         Shown("MOVE", "EINVAL", UffdOutcome.InvalidArgument, "destination not registered, two mappings", typeof(MoveTests), nameof(MoveTests.AnUnregisteredDestinationIsAnInvalidArgumentHere)),
@@ -74,7 +86,13 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         Shown("REGISTER", "EBUSY", null, "another userfaultfd's", typeof(RegisterTests), nameof(RegisterTests.ARangeOfAnotherUserfaultfdIsBusy)),
         Shown("REGISTER", "EPERM", null, "read-only shared file", typeof(RegisterTests), nameof(RegisterTests.ReadOnlySharedFileMemoryIsNotPermitted)),
         Shown("REGISTER", "EINVAL", null, "range, mode, kind of memory", typeof(RegisterTests), nameof(RegisterTests.BadRangesAndModesAreRefusedWithTheRangeInTheMessage)),
+        Shown("REGISTER", "EINVAL", null, "a part of a huge page", typeof(HugetlbTests), nameof(HugetlbTests.APartOfAHugePageCannotBeRegistered)),
+        Shown("REGISTER", "0", null, "a hole inside, not noticed", typeof(RegisterTests), nameof(RegisterTests.AHoleInsideTheRangeIsNotNoticed)),
+        Shown("REGISTER", "0", null, "while an event waits", typeof(RegisterTests), nameof(RegisterTests.RegistrationWorksWhileAnEventWaits)),
         Shown("REGISTER", "ENOMEM", null, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
+        Shown("UNREGISTER", "0", null, "waiters go on with zeros", typeof(RegisterTests), nameof(RegisterTests.UnregisterSetsAWaitingThreadFreeOnAZeroPage)),
+        Shown("UNREGISTER", "0", null, "mapped, never registered", typeof(RegisterTests), nameof(RegisterTests.UnregisterOfMemoryThatWasNeverRegisteredIsHarmless)),
+        Shown("UNREGISTER", "EINVAL", null, "another userfaultfd's", typeof(RegisterTests), nameof(RegisterTests.ARangeOfAnotherUserfaultfdIsBusy)),
         Shown("UNREGISTER", "EINVAL", null, "not mapped", typeof(RegisterTests), nameof(RegisterTests.UnregisterOfUnmappedMemoryIsRefused)),
         Shown("UNREGISTER", "ENOMEM", null, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
         Shown("API", "EINVAL", null, "unknown feature", typeof(NegotiateTests), nameof(NegotiateTests.ARequiredFeatureThatIsMissingThrowsWithItsName)),
@@ -82,7 +100,13 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         Shown("API", "EPERM", null, "EVENT_FORK without CAP_SYS_PTRACE", typeof(OpenTests), nameof(OpenTests.UserModeOnlyIsUsedWhenTheCallerAllowsIt)),
         Shown("read", "EAGAIN", UffdOutcome.Done, "nothing there", typeof(EventTests), nameof(EventTests.AnEmptyDescriptorReadsAsNoMessages)),
         Shown("read", "EINVAL", UffdOutcome.InvalidArgument, "before API; no room", typeof(EventTests), nameof(EventTests.ReadingBeforeNegotiatingOrIntoNoRoomIsAnInvalidArgument)),
+        Shown("read", "EAGAIN", UffdOutcome.Done, "target process gone", typeof(ForeignTargetTests), nameof(ForeignTargetTests.AfterTheTargetsDeathEveryOperationSaysSoAndReadingStaysEmpty)),
+        Shown("poll", "POLLERR", null, "before API; blocking descriptor", typeof(EventTests), nameof(EventTests.PollingBeforeNegotiatingOrOnABlockingDescriptorIsAnError)),
+        Shown("open", "ENOTTY", null, "another device", typeof(OpenTests), nameof(OpenTests.ADeviceThatIsNotUserfaultfdIsPassedOver)),
+        Shown("open", "ENOENT", null, "no such device", typeof(OpenTests), nameof(OpenTests.WithoutTheDeviceTheSystemCallIsUsed)),
         Shown("open", "EACCES, EPERM", null, "user without rights", typeof(OpenTests), nameof(OpenTests.ARefusalNamesEveryWayThatWasTriedAndItsRemedy)),
+        Shown("open", "ENOSYS", null, "hidden by seccomp, as without CONFIG_USERFAULTFD", typeof(HiddenCallTests), nameof(HiddenCallTests.AHiddenCallIsNamedWithWhatMayHideIt)),
+        Shown("open", "EINVAL", null, "UFFD_USER_MODE_ONLY by seccomp, as before Linux 5.11", typeof(HiddenCallTests), nameof(HiddenCallTests.AKernelBeforeUserModeOnlyIsNamedWithTheVersion)),
         Shown("open", "EMFILE", null, "no descriptor left", typeof(OpenTests), nameof(OpenTests.NoDescriptorLeftSaysSo)),
 
         NotHere("COPY", "ENOMEM", UffdOutcome.OutOfMemory, "no page", "a memory cgroup's limit kills the process instead (H49), and exhausting the host would take the runner along"),
@@ -92,9 +116,12 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         NotHere("MOVE", "ESRCH", UffdOutcome.TargetGone, "target gone", "the kernel asks first whether the target is the caller (EINVAL), so the caller would have to be dead"),
         NotHere("MOVE", "EBUSY", UffdOutcome.SourceBusy, "source pinned or merged by KSM", "needs a device that pins pages, or ksmd; the errno is shown with a fork instead"),
         NotHere("MOVE", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
+        NotHere("ZEROPAGE", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
+        NotHere("CONTINUE", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
+        NotHere("POISON", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
+        NotHere("WRITEPROTECT", "ENOMEM", UffdOutcome.OutOfMemory, "no page table", "as COPY's"),
         NotHere("REGISTER", "ENOMEM", null, "no memory for the mapping's split", "as COPY's; the errno is shown with a dead target"),
-        NotHere("open", "ENOSYS, ENODEV, ENFILE", null, "no CONFIG_USERFAULTFD; host out of files", "needs another kernel, or the whole host's descriptors"),
-        NotHere("open", "EINVAL", null, "UFFD_USER_MODE_ONLY before Linux 5.11", "needs an older kernel"),
+        NotHere("open", "ENODEV, ENFILE", null, "no CONFIG_USERFAULTFD; host out of files", "needs another kernel, or the whole host's descriptors"),
         NotHere("read", "other", UffdOutcome.Unexpected, "none is documented", "EFAULT needs memory that a Span cannot name"),
     ];
 
@@ -111,11 +138,34 @@ public sealed class ErrnoContractTests(ITestOutputHelper output)
         _ = table.AppendLine($"{s_contracts.Count(c => c.Tests is not null)} contracts are provoked on the real kernel by tests. Not provokable here:");
         foreach (Contract c in s_contracts.Where(c => c.Tests is null))
         {
-            _ = table.AppendLine($"  {c.Operation,-9} {c.Errno,-24} {c.Outcome,-16} {c.Condition,-40} {c.Evidence}");
+            _ = table.AppendLine($"  {c.Operation,-12} {c.Errno,-24} {c.Outcome,-16} {c.Condition,-40} {c.Evidence}");
         }
 
         output.WriteLine(table.ToString());
         Assert.Equal(Enum.GetValues<UffdOutcome>(), s_contracts.Where(c => c.Outcome is not null).Select(c => c.Outcome!.Value).Distinct().Order());
+    }
+
+    [Fact]
+    public void EveryOutcomeOfTheDocumentsTableIsInThisTable()
+    {
+        string[] operations = ["COPY", "ZEROPAGE", "CONTINUE", "MOVE", "POISON", "WRITEPROTECT"];
+        string[] rows = [.. RepositoryFile.Lines("docs", "errors.md").SkipWhile(l => !l.StartsWith("| errno | " + string.Join(" | ", operations), StringComparison.Ordinal))
+            .Skip(2).TakeWhile(l => l.StartsWith('|'))];
+        Assert.NotEmpty(rows);
+        foreach (string line in rows)
+        {
+            string[] cells = [.. line.Trim('|', ' ').Split('|', StringSplitOptions.TrimEntries)];
+            string errno = cells[0].Split(',', ' ')[0];
+            string outcome = cells[^1].Split('`')[1];
+            for (int i = 0; i < operations.Length; i++)
+            {
+                if (cells[i + 1] == "x")
+                {
+                    Assert.True(s_contracts.Any(c => c.Operation == operations[i] && c.Outcome?.ToString() == outcome && c.Errno.StartsWith(errno, StringComparison.Ordinal)),
+                        $"docs/errors.md says that {operations[i]} answers {errno} as {outcome}; no contract here is about that.");
+                }
+            }
+        }
     }
 
     [Theory]

@@ -117,6 +117,29 @@ public sealed class EventTests
     }
 
     [Fact]
+    public unsafe void PollingBeforeNegotiatingOrOnABlockingDescriptorIsAnError()
+    {
+        Requires.Userfaultfd();
+        using UffdHandle uffd = UffdHandle.Open(Requires.AnyKind);
+
+        short before = Poll(uffd);
+        _ = uffd.Negotiate();
+        short quiet = Poll(uffd);
+        Assert.Equal(0, Libc.fcntl(uffd, Libc.F_SETFL, 0));
+        short blocking = Poll(uffd);
+
+        Assert.Equal((Libc.POLLERR, (short)0, Libc.POLLERR), (before, quiet, blocking));
+
+        static short Poll(UffdHandle uffd)
+        {
+            Libc.PollFd poll = new() { fd = uffd.Descriptor, events = Libc.POLLIN };
+            Libc.Timespec now = default;
+            Assert.InRange(Libc.ppoll(&poll, 1, &now, null), 0, 1);
+            return poll.revents;
+        }
+    }
+
+    [Fact]
     public void SeveralMessagesComeInOneRead()
     {
         using UffdArena arena = new(RawMapping.Anonymous(3));

@@ -43,6 +43,26 @@ public sealed class StagingWindowTests
         Assert.True(window.Flush().IsReceived);
 
         Assert.Equal((false, true), (probe.Other, probe.Own));
+        Assert.Equal(0, bench.Placer.Statistics.StagedPagesPlacedOnFault);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task AStagedPageIsNotPutIntoAnotherBlock() => await Task.Run(() =>
+    {
+        using UffdArena arena = new(RawMapping.Anonymous(16));
+        using RamBlockRegistry registry = new();
+        RamBlock one = registry.Add(new RamBlockSpec { Name = "one", HostAddress = arena.Memory.Address, UsedLength = 8 * 4096 });
+        RamBlock other = registry.Add(new RamBlockSpec { Name = "other", HostAddress = arena.Memory.Address + (8 * 4096), UsedLength = 8 * 4096 });
+        one.Attach(arena.Uffd, arena.Registration);
+        other.Attach(arena.Uffd, arena.Registration);
+        using PostcopyPlacer placer = new();
+        using StagingWindow window = placer.CreateWindow(stretches: false);
+        window.Add(one, 3 * 4096, 0);
+
+        Assert.False(placer.TryPlaceStaged(other, 3));
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal((true, false), (one.Received.Test(3), other.Received.Test(3)));
     });
 
     [Fact(Timeout = Limit)]

@@ -1,5 +1,6 @@
 using System.Globalization;
 using CsCheck;
+using Postcopy.Uffd.Tests.Infrastructure;
 
 namespace Postcopy.Uffd.Tests.Ram;
 
@@ -192,6 +193,50 @@ public sealed class PageBitmapTests
         Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.Import(8, wire, 512));
         Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.Import(0, wire.AsSpan(0, 8), 512));
         Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.WireSize(3));
+    }
+
+#if DEBUG || INTERLEAVING
+    [Fact]
+    public void ARunWhoseFirstBitIsSetMeanwhileIsNotEmpty()
+    {
+        using PageBitmap bitmap = new(100);
+        _ = bitmap.SetRange(0, 10);
+        InterleavingPoint.Install(_ => bitmap.TestAndSet(10));
+
+        bool found = bitmap.TryFindNextClearRun(0, 100, out long start, out long count);
+
+        InterleavingPoint.Install(null);
+        Assert.Equal((true, 10L, 90L), (found, start, count));
+    }
+#endif
+
+    [Fact]
+    public void ThreadsThatSetBitsOfOneWordLoseNone()
+    {
+        const int rounds = 3000;
+        using PageBitmap bitmap = new(64);
+        using Barrier barrier = new(2);
+        long lost = 0;
+        Parallel.Invoke(new ParallelOptions { MaxDegreeOfParallelism = 2 }, () => SetHalf(0), () => SetHalf(1));
+        Assert.Equal(0, lost);
+
+        void SetHalf(int half)
+        {
+            for (int round = 0; round < rounds; round++)
+            {
+                barrier.SignalAndWait(Deadline.Default);
+                for (int bit = half; bit < 64; bit += 2)
+                {
+                    _ = bitmap.TestAndSet(bit);
+                }
+
+                barrier.SignalAndWait(Deadline.Default);
+                if (half == 0)
+                {
+                    lost += 64 - bitmap.ClearRange(0, 64);
+                }
+            }
+        }
     }
 
     [Fact]

@@ -89,4 +89,29 @@ public sealed class PresentLeaseTests
         Assert.False(bench.IsPresent(0));
         Assert.True(bench.IsPresent(1));
     });
+
+    [Fact(Timeout = Limit)]
+    public async Task MemoryThatIsDisposedStaysMappedUntilTheLeaseEnds() => await Task.Run(() =>
+    {
+        GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 16 * 4096 });
+        using RamBlockRegistry registry = new();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", Memory = memory });
+        block.Write(4096, "still here"u8);
+        _ = block.MarkReceived(0, 16);
+        using (PresentLease lease = block.LeasePresent(4096, 10))
+        {
+            memory.Dispose();
+
+            // Before the look: without the lease's hold it would end the process.
+            Assert.Contains(ProcessMaps.Overlapping(block.Range, withFlags: false), m => m.Range.Intersect(block.Range) == block.Range);
+            Assert.True(lease.Span.SequenceEqual("still here"u8));
+        }
+
+        Assert.Throws<ObjectDisposedException>(() => block.LeasePresent(4096, 10).Dispose());
+        Assert.Throws<ObjectDisposedException>(() => block.Read(0, new byte[10]));
+        Assert.Throws<ObjectDisposedException>(() => block.Write(0, new byte[10]));
+        Assert.Throws<ObjectDisposedException>(() => block.Discard(new PageRange(0, 4096)));
+        Assert.Throws<ObjectDisposedException>(() => block.ComputeSha256());
+        Assert.True(block.Claims.TryAcquireExclusive(0));
+    });
 }

@@ -69,6 +69,9 @@ internal sealed class FakeKernel : IUffdKernel
 
     internal int OutOfMemoryCalls { get; set; }
 
+    /// <summary>Pages that were there when a stretch was moved to where they were.</summary>
+    internal int Erased { get; private set; }
+
     internal bool TargetGone { get; private set; }
 
     /// <summary>The range was unmapped or moved; its threads wait on.</summary>
@@ -246,7 +249,18 @@ internal sealed class FakeKernel : IUffdKernel
         return there ? UffdOutcome.AlreadyPresent : UffdOutcome.Done;
     });
 
-    public UffdResult Move(nuint destination, nuint source, nuint length, UffdMoveFlags flags) => throw new NotSupportedException();
+    public UffdResult Move(nuint destination, nuint source, nuint length, UffdMoveFlags flags)
+    {
+        // The placer's own DONTNEED came right before, which this kernel does not see: what was there is lost.
+        int first = PageOf(destination);
+        for (int page = first; page < first + (int)((long)length >> _memory.PageSize.Shift); page++)
+        {
+            Erased += _mapped[page] ? 1 : 0;
+            _memory.Zap(page);
+        }
+
+        return Place(destination, length, UffdPlaceFlags.None, (page, index) => PutFrame(page, Content(source + (nuint)(index << _memory.PageSize.Shift))));
+    }
 
     public bool IsPresent(nuint address) => _mapped[PageOf(address)];
 

@@ -20,7 +20,7 @@ public sealed record SimulatedHost
 /// The real placer and fault reader on a simulated kernel, source, link and balloon, driven by one seed. After every
 /// step the bitmaps are held against the kernel; at the end everybody must have been served, with the right bytes.
 /// </summary>
-internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDisposable
+internal sealed unsafe partial class Simulation : IPageRequester, IFaultObserver, IDisposable
 {
     private const int Pages = 40;
     private const int LongestRun = 8;
@@ -44,6 +44,8 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     private readonly int[] _asked = new int[Pages];
     private readonly bool[] _thrownAway = new bool[Pages];
     private readonly nuint _source;
+    private readonly StagingWindow? _window;
+    private readonly nuint _staging;
 
     private bool _inTurn;
     private bool _inPlacement;
@@ -88,6 +90,13 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
         _reader.SetRequester(this);
         _source = (nuint)NativeMemory.AllocZeroed(LongestRun, (nuint)size.Bytes);
+        if (!host.Huge)
+        {
+            // Huge pages are put together, not staged.
+            _window = _placer.CreateWindow(stretches: false);
+            _staging = (nuint)NativeMemory.AllocZeroed(Pages, (nuint)size.Bytes);
+        }
+
         _placerClock.OnLook = WhileAPlacerPauses;
         if (!host.FollowEvents)
         {
@@ -125,6 +134,33 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
 
         Assert.All(_vcpus, v => Assert.True(v.IsIdle));
         Assert.Empty(_tracker.Snapshot().OpenStalls);
+    }
+
+    /// <summary>Plays the schedule and lets the process that owns the memory end: everything must come to rest, without an error.</summary>
+    internal void PlayUntilExit(int steps)
+    {
+        for (int i = 0; i < steps; i++)
+        {
+            Step();
+            Check();
+        }
+
+        _kernel.Exit();
+        for (int i = 0; i < 40; i++)
+        {
+            _readerClock.Advance(20_000_000);
+            _reader.Turn();
+        }
+
+        PlaceResult result = _placer.PlaceZero(_block, 0, _block.UsedLength);
+        Assert.True(result.IsReceived || result.Outcome == PlaceOutcome.TargetGone, result.ToString());
+        if (_window is not null)
+        {
+            result = _window.Flush();
+            Assert.True(result.IsReceived || result.Outcome == PlaceOutcome.TargetGone, result.ToString());
+        }
+
+        Assert.True(_reader.Patience < 0 || _busy > 0 || _disconnected > 0, $"The reader would try again in {_reader.Patience} ns, for nobody.");
     }
 
     public RequestOutcome TryRequest(in PageRequest request)
@@ -173,14 +209,16 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     public void Dispose()
     {
         _reader.Dispose();
+        _window?.Dispose();
         _placer.Dispose();
         _tracker.Dispose();
         _registry.Dispose();
         _mapping.Dispose();
         NativeMemory.Free((void*)_source);
+        NativeMemory.Free((void*)_staging);
     }
 
-    private static long ContentAtSource(int page) => page % 5 == 0 ? 0 : 1000 + page;
+    private static long ContentAtSource(int page) => page % 5 < 2 ? 0 : 1000 + page;
 
     private void AddVcpus(FakeKernel kernel, int count, uint firstThread)
     {
@@ -210,8 +248,14 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
             case < 60:
                 Turn();
                 break;
-            case < 72 when _inFlight.Count > 0:
+            case < 66 when _inFlight.Count > 0:
                 Deliver(_random.Next(_inFlight.Count));
+                break;
+            case < 70 when _inFlight.Count > 0 && _window is not null:
+                Stage(_random.Next(_inFlight.Count));
+                break;
+            case < 72 when _staged.Count > 0:
+                Flush();
                 break;
             case < 76:
                 _ = Place(page, run);
@@ -280,6 +324,7 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
             Turn();
             _kernel.RunMadvise();
             ForgetRemovals();
+            Flush();
             while (_inFlight.Count > 0)
             {
                 Deliver(0);
@@ -327,215 +372,6 @@ internal sealed unsafe class Simulation : IPageRequester, IFaultObserver, IDispo
     }
 
     private long _deliveries;
-
-    private void Run(FakeVcpu vcpu)
-    {
-        int page = vcpu.Page;
-        if (vcpu.Run() is { } seen)
-        {
-            bool unsure = _kernel.Removals.Any(r => r.Covers(page));
-            bool right = _thrownAway[page] ? seen == 0 : seen == ContentAtSource(page);
-            Assert.True(right || unsure, $"Page {page} reads {seen}; thrown away: {_thrownAway[page]}.");
-        }
-    }
-
-    private void Deliver(int index)
-    {
-        (int page, int count) = _inFlight[index];
-        _inFlight.RemoveAt(index);
-        if (!Place(page, count))
-        {
-            _inFlight.Add((page, count));
-        }
-    }
-
-    private bool Place(int page, int count)
-    {
-        if (_inPlacement)
-        {
-            return false;
-        }
-
-        _inPlacement = true;
-        _deliveries++;
-        bool done = true;
-        for (int at = page; at < page + count && done;)
-        {
-            int zeros = 0;
-            while (at + zeros < page + count && zeros < LongestRun && ContentAtSource(at + zeros) == 0)
-            {
-                zeros++;
-            }
-
-            int run = Math.Max(1, zeros);
-            long offset = (long)at << _block.PageSize.Shift;
-            Marshal.WriteInt64((nint)_source, ContentAtSource(at));
-            PlaceResult result = zeros > 0
-                ? _placer.PlaceZero(_block, offset, (long)run << _block.PageSize.Shift)
-                : _placer.Place(_block, offset, _source, _block.PageSize.Bytes);
-            Assert.True(result.IsReceived || result.Outcome is PlaceOutcome.AddressSpaceChanging or PlaceOutcome.OutOfMemory ||
-                (result.Outcome == PlaceOutcome.OutOfHugePages && _memory.Pool <= 0), result.ToString());
-            done = result.IsReceived;
-            at += run;
-        }
-
-        _inPlacement = false;
-        return done;
-    }
-
-    /// <summary>A placer that pauses holds nothing: time passes for it, and the reader may have its turn.</summary>
-    private void WhileAPlacerPauses()
-    {
-        _placerClock.Advance(1_000_000);
-        if (_random.Next(2) == 0)
-        {
-            Turn();
-        }
-    }
-
-    private void Interleaved()
-    {
-        if (_inPlacement && !_inTurn && _random.Next(3) == 0)
-        {
-            foreach (FakeVcpu vcpu in _vcpus.Where(v => v.IsRunnable && _random.Next(2) == 0))
-            {
-                Run(vcpu);
-            }
-
-            Turn();
-        }
-    }
-
-    /// <summary>The other party of a race gets its turn in the middle of this one.</summary>
-    private void AtAPoint(string place)
-    {
-        if (_atAPoint || _random.Next(8) != 0 || !(place.StartsWith("fault.", StringComparison.Ordinal) || place.StartsWith("place.", StringComparison.Ordinal)))
-        {
-            return;
-        }
-
-        _atAPoint = true;
-        if (_inTurn && !_inPlacement)
-        {
-            // Pages that somebody waits for, or any.
-            FakeVcpu vcpu = _vcpus[_random.Next(_vcpus.Count)];
-            _ = Place(vcpu.IsIdle ? _random.Next(Pages) : vcpu.Page, 1);
-        }
-        else if (_inPlacement && !_inTurn && !_host.FollowEvents)
-        {
-            foreach (FakeVcpu vcpu in _vcpus.Where(v => v.IsRunnable))
-            {
-                Run(vcpu);
-            }
-
-            Turn();
-        }
-
-        _atAPoint = false;
-    }
-
-    private void Relink()
-    {
-        _linked = !_linked;
-        if (_linked)
-        {
-            Array.Clear(_asked);
-        }
-        else
-        {
-            _inFlight.Clear();
-        }
-
-        _reader.SetRequester(_linked ? this : null);
-    }
-
-    /// <summary>As PostcopyDestination.RequestMissing does.</summary>
-    private void Prefetch(int page, int count)
-    {
-        for (int i = page; i < page + count;)
-        {
-            int first = i;
-            while (i < page + count && !_block.Received.Test(i) && !_block.Requested.TestAndSet(i))
-            {
-                i++;
-            }
-
-            if (i == first)
-            {
-                i++;
-                continue;
-            }
-
-            _reader.Prefetch(_block, first, i - first);
-        }
-    }
-
-    private void Discard(int page, int count)
-    {
-        for (int i = page; i < page + count; i++)
-        {
-            if (_block.Received.Test(i))
-            {
-                _thrownAway[i] = false;
-                _asked[i] = 0;
-            }
-
-            _memory.Zap(i);
-        }
-
-        // What was asked for before does not come any more: the source begins anew with these pages.
-        _ = _inFlight.RemoveAll(f => f.Page < page + count && page < f.Page + f.Count && RequeueOthers(f, page, count));
-        _block.Discard(new PageRange((long)page << _block.PageSize.Shift, (long)count << _block.PageSize.Shift));
-    }
-
-    /// <summary>Keeps a flight when some page of it is still waited for: only received pages were forgotten.</summary>
-    private bool RequeueOthers((int Page, int Count) flight, int page, int count)
-    {
-        _ = (page, count);
-        for (int i = flight.Page; i < flight.Page + flight.Count; i++)
-        {
-            if (_asked[i] != 0)
-            {
-                return false;
-            }
-        }
-
-        return true;
-    }
-
-    /// <summary>Without events: madvise behind the library's back on received pages, which read as zeros from then on.</summary>
-    private void StartPlainRemoval(int page, int count)
-    {
-        if (_host.FollowEvents)
-        {
-            return;
-        }
-
-        for (int i = page; i < page + count; i++)
-        {
-            if (_block.Received.Test(i))
-            {
-                _memory.Zap(i);
-                _thrownAway[i] = true;
-            }
-        }
-    }
-
-    private readonly List<FakeKernel.Removal> _seenRemovals = [];
-
-    private void ForgetRemovals()
-    {
-        foreach (FakeKernel.Removal removal in _seenRemovals.Where(r => !_kernel.Removals.Contains(r)))
-        {
-            for (int i = removal.First; i < removal.First + removal.Count; i++)
-            {
-                _thrownAway[i] = true;
-            }
-        }
-
-        _seenRemovals.Clear();
-        _seenRemovals.AddRange(_kernel.Removals);
-    }
 
     private void Check()
     {

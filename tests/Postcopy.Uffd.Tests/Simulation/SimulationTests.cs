@@ -27,6 +27,25 @@ public sealed class SimulationTests
     public Task EverybodyIsServedWithTheRightBytesInEverySchedule(string name, SimulatedHost host) =>
         Task.Run(() => PlayAll(name, host, Number("POSTCOPY_SCHEDULES", 150)));
 
+    [Theory(Timeout = 120_000)]
+    [MemberData(nameof(Hosts))]
+    public Task NobodyTriesOnWhenTheTargetIsGone(string name, SimulatedHost host) => Task.Run(() =>
+    {
+        int count = Number("POSTCOPY_SCHEDULES", 150) / 3;
+        for (int seed = 1; seed <= count; seed++)
+        {
+            using Simulation simulation = new(host, seed);
+            try
+            {
+                simulation.PlayUntilExit(Steps / 2);
+            }
+            catch (Exception e)
+            {
+                Assert.Fail($"Schedule {seed} on {name}: {e.Message}\n{e.StackTrace}");
+            }
+        }
+    });
+
     /// <summary>arm64's page sizes: the code asks the host, and this host is made to say so.</summary>
     [Theory(Timeout = 120_000)]
     [InlineData(16)]
@@ -43,7 +62,8 @@ public sealed class SimulationTests
         int kinds = 0;
         foreach (TheoryDataRow<string, SimulatedHost> row in Hosts)
         {
-            PlayAll(row.Data.Item1, row.Data.Item2, Number("POSTCOPY_SCHEDULES", 60));
+            // At most so many: a child that says nothing for half a minute is taken for hung.
+            PlayAll(row.Data.Item1, row.Data.Item2, Math.Min(100, Number("POSTCOPY_SCHEDULES", 60)));
             kinds++;
         }
 

@@ -1,0 +1,61 @@
+using System.Diagnostics;
+
+namespace Postcopy.Uffd.Tests.Destination;
+
+/// <summary>The real kernel behind the placer's seam, with time spent before it copies or wakes.</summary>
+internal sealed class SlowKernel(UffdHandle real) : IUffdKernel
+{
+    internal TimeSpan BeforeCopy { get; init; }
+
+    internal TimeSpan BeforeWake { get; init; }
+
+    /// <summary>Lets time pass without giving the processor away: sleeping is late by as much as the machine is busy.</summary>
+    internal static void Spend(TimeSpan time)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (Stopwatch.GetElapsedTime(start) < time)
+        {
+            Thread.SpinWait(20);
+        }
+    }
+
+    public int Read(Span<UffdMessage> into, out UffdOutcome outcome) => real.Read(into, out outcome);
+
+    public UffdResult Copy(nuint destination, nuint source, nuint length, UffdPlaceFlags flags)
+    {
+        Spend(BeforeCopy);
+        return real.Copy(destination, source, length, flags);
+    }
+
+    public UffdResult Wake(nuint start, nuint length)
+    {
+        Spend(BeforeWake);
+        return real.Wake(start, length);
+    }
+
+    public UffdResult Zeropage(nuint start, nuint length, UffdPlaceFlags flags) => real.Zeropage(start, length, flags);
+
+    public UffdResult Move(nuint destination, nuint source, nuint length, UffdMoveFlags flags) => real.Move(destination, source, length, flags);
+
+    public UffdResult Continue(nuint start, nuint length, UffdPlaceFlags flags) => real.Continue(start, length, flags);
+
+    public UffdResult Poison(nuint start, nuint length, UffdPlaceFlags flags) => real.Poison(start, length, flags);
+
+    public bool IsPresent(nuint address) => ((IUffdKernel)real).IsPresent(address);
+}
+
+/// <summary>A requester that takes its time on the fault thread.</summary>
+internal sealed class SlowRequester : IPageRequester
+{
+    private readonly QueueRequester _queue = new();
+
+    internal TimeSpan Delay { get; init; }
+
+    public RequestOutcome TryRequest(in PageRequest request)
+    {
+        SlowKernel.Spend(Delay);
+        return _queue.TryRequest(request);
+    }
+
+    internal PageRequest Take() => _queue.Take();
+}
