@@ -127,9 +127,15 @@ public sealed partial class QemuStreamReader
 
         _scatter ??= new PageScatter(size, _options.ReceiveBufferSize);
         int pages = (int)Math.Min(_scatter.Capacity, (block.Length - first) / size);
-        if (Target?.TryTake(block, first, ref pages) is not { } target || target == 0)
+        int room = pages;
+        nuint target = Target?.TryTake(block, first, ref room) ?? 0;
+        if (target == 0 || room <= 0)
         {
             target = _scatter.Buffer;
+        }
+        else
+        {
+            pages = Math.Min(pages, room);
         }
 
         bool guessed = _scatter.Receive(_buffer, (ulong)first | (ulong)(RamFlags.Page | RamFlags.Continue), target, pages, CurrentSection, out int whole);

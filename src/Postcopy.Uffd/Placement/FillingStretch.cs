@@ -287,13 +287,13 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>The fault thread may see the pages from here on; those that somebody waits for by now are placed.</summary>
     private void Show(RamBlock block, int index, int pages, ref PlaceResult worst)
     {
-        InterleavingPoint.Yield("stretch.filled");
         for (int i = index, end = index + pages; i < end;)
         {
             int next = Math.Min(end, (i | 63) + 1);
             ulong mask = ulong.MaxValue >> (64 - (next - i)) << (i & 63);
 
             // A full fence before "requested" is looked at; the partner is FaultReader.ServeMissing.
+            InterleavingPoint.Yield("stretch.filled");
             _ = Interlocked.Or(ref _here[i >> 6], mask);
             InterleavingPoint.Yield("stretch.here");
             _ = Interlocked.Or(ref _free[i >> 6], mask);

@@ -33,21 +33,21 @@ public sealed partial class PostcopyPlacer
         long first = MoveZeroStretches(block, firstPage, end, out long moved);
         if (moved == 0)
         {
-            Keep(PlaceZero(block, firstPage << shift, pages << shift));
-            return worst;
+            first = end;
         }
 
-        if (first > firstPage)
-        {
-            Keep(PlaceZero(block, firstPage << shift, (first - firstPage) << shift));
-        }
-
-        if (first + moved < end)
-        {
-            Keep(PlaceZero(block, (first + moved) << shift, (end - first - moved) << shift));
-        }
-
+        Rest(firstPage, first);
+        Rest(first + moved, end);
         return worst;
+
+        // The last pages of a guest may have been those that went first: its memory is not registered any more.
+        void Rest(long from, long to)
+        {
+            if (from < to && !block.Received.AllSet(from, to - from))
+            {
+                Keep(PlaceZero(block, from << shift, (to - from) << shift));
+            }
+        }
 
         void Keep(PlaceResult result) => worst = worst.IsReceived && !result.IsReceived ? result : worst;
     }

@@ -292,9 +292,9 @@ public sealed class StagingWindow : IDisposable
 
             // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
             Volatile.Write(ref _states[i], Staged);
-            InterleavingPoint.Yield("window.staged");
         }
 
+        InterleavingPoint.Yield("window.staged");
         Volatile.Write(ref _count, count + pages);
         if (_stretch?.Owns(source) == true)
         {

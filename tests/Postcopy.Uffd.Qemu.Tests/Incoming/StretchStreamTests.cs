@@ -44,7 +44,7 @@ public sealed class StretchStreamTests
         await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", Ram)), null, new QemuIncomingOptions());
         Task<CompletionReport> receiving = migration.Receive();
         using MigrationChannel source = migration.Connect();
-        WireBytes wire = new WireBytes().Begin(("pc.ram", Ram, null)).Package().Part().NamedPage("pc.ram", 0, 1);
+        WireBytes wire = new WireBytes().Begin(("pc.ram", Ram, null)).Discard("pc.ram", (0, Ram)).Package().Part().NamedPage("pc.ram", 0, 1);
         for (int page = 1; page < Pages; page++)
         {
             wire.NextPage((ulong)page << 12, (byte)page);
