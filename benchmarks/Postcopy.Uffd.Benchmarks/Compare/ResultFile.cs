@@ -57,6 +57,9 @@ internal static class ResultFile
         public IReadOnlyDictionary<string, double>? Figures { get; init; }
 
         public string? Note { get; init; }
+
+        /// <summary>When, of which commit, and how busy the machine was: a folder holds rows of several runs.</summary>
+        public string? Measured { get; init; }
     }
 
     internal static void Write(string path, IEnumerable<RowResult> results) => Write(path, results.Select(ToEntry));
@@ -69,9 +72,10 @@ internal static class ResultFile
         Dictionary<string, Entry> entries = File.Exists(path)
             ? JsonSerializer.Deserialize<Dictionary<string, Entry>>(File.ReadAllText(path), s_json)!
             : [];
+        string measured = $"{machine.Date}, {machine.Commit}, load {File.ReadAllText("/proc/loadavg").Split(' ')[1]}";
         foreach (Entry entry in results.Select(ToEntry))
         {
-            entries[entry.Name] = entry;
+            entries[entry.Name] = entry with { Measured = measured };
         }
 
         Entry[] ordered = [.. entries.Values.OrderBy(e => Rows.AllRows.IndexOf(e.Name))];

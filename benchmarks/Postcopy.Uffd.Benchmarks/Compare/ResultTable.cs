@@ -59,14 +59,14 @@ internal static class ResultTable
     internal static string Markdown(IEnumerable<ResultFile.Entry> entries)
     {
         StringBuilder text = new();
-        _ = text.AppendLine("| row | ours | baseline | ratio (min..max, n) | A/A | goal | verdict |");
-        _ = text.AppendLine("|---|---|---|---|---|---|---|");
+        _ = text.AppendLine("| row | ours | baseline | ratio (min..max, n) | A/A | goal | verdict | measured |");
+        _ = text.AppendLine("|---|---|---|---|---|---|---|---|");
         foreach (ResultFile.Entry e in entries)
         {
             _ = text.Append(Text($"| {e.Name} | {Cell(e.Ours, e.Unit)} | {Cell(e.Baseline, e.Unit)} | "))
                 .Append(e.Ratio is null ? "-" : Text($"**{Number(e.Ratio)}** ({Number(e.Min)}..{Number(e.Max)}, {e.N})"))
                 .Append(e.Aa is { } aa ? Text($" | {aa.Median:0.00} ({aa.Min:0.00}..{aa.Max:0.00})") : " | -")
-                .AppendLine(Text($" | {e.Goal} | {e.Verdict} |"));
+                .AppendLine(Text($" | {e.Goal} | {e.Verdict} | {e.Measured ?? "-"} |"));
         }
 
         return text.ToString().Replace("\r", "", StringComparison.Ordinal);

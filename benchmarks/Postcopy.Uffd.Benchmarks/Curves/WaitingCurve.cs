@@ -10,7 +10,7 @@ namespace Postcopy.Uffd.Benchmarks.Curves;
 /// </summary>
 internal static class WaitingCurve
 {
-    private static readonly double[] s_limits = [0, 20, 50, 100, 200, 500, 2000, double.PositiveInfinity];
+    private static readonly double[] s_limits = [0, 20, 50, 100, 200, 500, 1000, double.PositiveInfinity];
     private static readonly double[] s_gaps = [0, 50, 200, 1000, 10000];
 
     internal static CurveTable Measure(bool quick)

@@ -14,6 +14,11 @@ internal static unsafe partial class Libc
     [LibraryImport("libc", SetLastError = true)]
     internal static partial int sched_getaffinity(int thread, nuint bytes, ulong* mask);
 
+    internal const int MADV_HUGEPAGE = 14;
+
+    [LibraryImport("libc", SetLastError = true)]
+    internal static partial int madvise(void* address, nuint length, int advice);
+
     [LibraryImport("libc", SetLastError = true)]
     private static partial int clock_gettime(int clock, long* time);
 

@@ -25,18 +25,26 @@ internal static class DemandQemuRow
         using TouchFile touches = new(content.Bytes, DemandRow.Touches);
         using DemandGuest guest = new();
         string[] arguments = ["--order", touches.Path, "--touches", $"{touches.Count}", .. preempt ? ["--preempt"] : Array.Empty<string>()];
-        return Pairing.Run(name, what, Goal.Reported, options.Rounds,
+        List<double> ourWall = [];
+        List<double> itsWall = [];
+        RowResult result = Pairing.Run(name, what, Goal.Reported, options.Rounds,
             () =>
             {
                 using LineDestination destination = LineDestination.Ours(arguments);
-                MigrationRun run = MigrationRun.Measure(destination, () => guest.StartSource(content, touches), preempt);
+                MigrationRun run = MigrationRun.Measure(destination, () => guest.StartSource(content, touches), content.Bytes, preempt);
+                ourWall.Add(run.Wall.TotalMilliseconds);
                 return new Sample(run.Stalls.Sum(s => (double)s));
             },
             () =>
             {
                 using QemuDestination destination = guest.StartDestination(content.Bytes, preempt);
-                _ = MigrationRun.Measure(destination, () => guest.StartSource(content, touches), preempt, () => DemandGuest.LetRun(destination));
+                MigrationRun run = MigrationRun.Measure(destination, () => guest.StartSource(content, touches), content.Bytes, preempt, () => DemandGuest.LetRun(destination));
+                itsWall.Add(run.Wall.TotalMilliseconds);
                 return new Sample(guest.SumOfStalls(destination));
             });
+        return result with
+        {
+            Figures = new Dictionary<string, double> { ["ourWallMilliseconds"] = Statistics.Median(ourWall), ["itsWallMilliseconds"] = Statistics.Median(itsWall) },
+        };
     }
 }

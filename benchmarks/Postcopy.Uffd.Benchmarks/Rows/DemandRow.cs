@@ -39,6 +39,8 @@ internal static class DemandRow
         {
             Figures = new Dictionary<string, double>
             {
+                ["ourMicrosecondsPerRequest"] = Median(runs, ours, r => PerRequest(r)),
+                ["itsMicrosecondsPerRequest"] = Median(runs, 2, r => PerRequest(r)),
                 ["ourRequests"] = Median(runs, ours, r => r.Figures["requests"]),
                 ["itsRequests"] = Median(runs, 2, r => r.Figures["requests"]),
                 ["ourWallMilliseconds"] = Median(runs, ours, r => r.Wall.TotalMilliseconds),
@@ -48,7 +50,9 @@ internal static class DemandRow
         };
     }
 
-    private static Sample Stalls(MigrationRun run) => new(run.Stalls.Sum(s => (double)s), Distribution.Of([.. run.Stalls]));
+    private static Sample Stalls(MigrationRun run) => new(run.Stalls.Sum(s => (double)s));
+
+    private static double PerRequest(MigrationRun run) => run.Stalls.Sum(s => (double)s) / run.Figures["requests"] / 1000;
 
     private static double Median(IReadOnlyList<MigrationRun[]> runs, int side, Func<MigrationRun, double> value) =>
         Statistics.Median(runs.Select(r => value(r[side])));
