@@ -34,7 +34,8 @@ internal static class LabCommands
         Option<int> touchers = new("--touchers") { HelpName = "N", Description = "Threads that touch everything in random orders" };
         Option<bool> preempt = new("--preempt") { Description = "The source has postcopy-preempt" };
         Option<bool> copy = new("--copy") { Description = "No huge pages" };
-        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy };
+        Option<bool> collapse = new("--collapse") { Description = "Huge pages afterwards" };
+        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy, collapse };
         command.Hidden = true;
         command.SetAction(parsed => new ReceivingChild
         {
@@ -42,6 +43,7 @@ internal static class LabCommands
             Count = parsed.GetValue(touches),
             Touchers = parsed.GetValue(touchers),
             Preempt = parsed.GetValue(preempt),
+            Collapse = parsed.GetValue(collapse),
             Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : StretchPlacement.Auto },
         }.Run());
         return command;

@@ -21,6 +21,9 @@ internal sealed class ReceivingChild
 
     internal bool Preempt { get; init; }
 
+    /// <summary>Collapses afterwards what is not huge, without a pause.</summary>
+    internal bool Collapse { get; init; }
+
     internal PlacerOptions Placer { get; init; } = new();
 
     internal int Run()
@@ -59,6 +62,14 @@ internal sealed class ReceivingChild
         }
 
         Tell(report, incoming.Statistics);
+        if (Collapse)
+        {
+            CollapseReport collapse = destination.CollapseAsync(new CollapseOptions { Share = 1 }).GetAwaiter().GetResult();
+            Say($"collapsed {collapse.Collapsed}");
+            Say($"collapseMilliseconds {collapse.Busy.TotalMilliseconds}");
+            Say($"longestCollapseMilliseconds {collapse.Longest.TotalMilliseconds}");
+        }
+
         Say($"complete");
         Thread.Sleep(Timeout.Infinite);
         return 0;
