@@ -39,8 +39,8 @@ internal static class DemandRow
         {
             Figures = new Dictionary<string, double>
             {
-                ["ourMicrosecondsPerRequest"] = Median(runs, ours, r => PerRequest(r)),
-                ["itsMicrosecondsPerRequest"] = Median(runs, 2, r => PerRequest(r)),
+                ["ourMicrosecondsPerRequest"] = Median(runs, ours, PerRequest),
+                ["itsMicrosecondsPerRequest"] = Median(runs, 2, PerRequest),
                 ["ourRequests"] = Median(runs, ours, r => r.Figures["requests"]),
                 ["itsRequests"] = Median(runs, 2, r => r.Figures["requests"]),
                 ["ourWallMilliseconds"] = Median(runs, ours, r => r.Wall.TotalMilliseconds),
