@@ -22,6 +22,8 @@ public sealed partial class PostcopyPlacer
             return PlaceZero(block, firstPage << shift, pages << shift);
         }
 
+        // Counted before: those that go first here did not come twice.
+        Count(Counter.AlreadyReceivedPages, block.Received.CountSet(firstPage, pages));
         for (long at = firstPage; block.Requested.TryFindNextSet(at, end, out long page); at = page + 1)
         {
             if (!block.Received.Test(page))
@@ -40,12 +42,12 @@ public sealed partial class PostcopyPlacer
         Rest(first + moved, end);
         return worst;
 
-        // The last pages of a guest may have been those that went first: its memory is not registered any more.
+        // Nothing may be left: when the last pages of a guest went first, its memory is not registered any more.
         void Rest(long from, long to)
         {
-            if (from < to && !block.Received.AllSet(from, to - from))
+            for (; from < to && block.Received.TryFindNextClearRun(from, to, out long start, out long count); from = start + count)
             {
-                Keep(PlaceZero(block, from << shift, (to - from) << shift));
+                Keep(PlaceZero(block, start << shift, count << shift));
             }
         }
 
