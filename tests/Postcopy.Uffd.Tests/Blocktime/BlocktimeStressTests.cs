@@ -20,13 +20,16 @@ public sealed class BlocktimeStressTests
     public Task ReaderAndThreePlacersAgreeWithTheLoggedStampsExactly(int seed, int slots, int pagesPerSlot, bool readings) =>
         Check(new Run(seed, slots, pagesPerSlot, rounds: 20_000, TestContext.Current.CancellationToken), readings);
 
-    /// <summary>The stated skew of real threads is 0: what the tracker reports follows from the stamps alone.</summary>
+    /// <summary>
+    /// The stated skew of real threads is 0: what the tracker reports follows from the stamps alone. With up to three faults of a vCPU
+    /// unresolved at once: the fifth is where it begins to assume, and then says by how much it may be wrong.
+    /// </summary>
     [Fact(Timeout = 600_000)]
     public async Task GeneratedRunsOfRealThreadsAgreeWithTheLoggedStampsExactly()
     {
         int times = int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_ORACLE"), CultureInfo.InvariantCulture, out int n) ? n : 1;
         CancellationToken stop = TestContext.Current.CancellationToken;
-        await Gen.Select(Gen.Int, Gen.Int[1, 64], Gen.Int[1, 4], Gen.Bool).SampleAsync(
+        await Gen.Select(Gen.Int, Gen.Int[1, 64], Gen.Int[1, 3], Gen.Bool).SampleAsync(
             g => Check(new Run(g.Item1, g.Item2, g.Item3, rounds: 3000, stop), readings: g.Item4), iter: 10 * times, threads: 1);
     }
 
@@ -209,6 +212,7 @@ public sealed class BlocktimeStressTests
 
             Tracker.AssertNobodyWaits();
             BlocktimeReport report = Tracker.Snapshot(Tick());
+
             Assert.Equal(0, report.ErrorBoundNanoseconds);
             Assert.Equal(0, report.Untracked);
             Assert.Equal(_begins.Sum(b => b.Count), report.Vcpus.Sum(v => v.Episodes) + report.Cancelled);

@@ -149,7 +149,7 @@ internal sealed unsafe partial class Simulation : IPageRequester, IFaultObserver
         for (int i = 0; i < 40; i++)
         {
             _readerClock.Advance(20_000_000);
-            _reader.Turn();
+            Turn();
         }
 
         PlaceResult result = _placer.PlaceZero(_block, 0, _block.UsedLength);
