@@ -74,9 +74,16 @@ proctype Reader()
     bit old, again;
     bool ok, sweep;
 
-end:
     do
-    :: queued[0] || queued[1] || kicked || HAS_WORK ->
+    :: true ->
+        /* poll: it times out only if there was something to do when NextRetry was asked, before it. */
+        if
+        :: HAS_WORK
+        :: else ->
+end:
+            queued[0] || queued[1] || kicked
+        fi;
+
         /* One turn: the event is drained, messages are served, then what waits is sent. */
         kicked = false;
         if

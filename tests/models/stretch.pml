@@ -4,7 +4,7 @@
  * either fills the first and waits with its second page until the vCPU got the first one, or goes on to the second
  * stretch after page 0 alone; the source may send page 1 on the urgent channel too when it is asked for it.
  *
- * Channel: FillingStretch.TryAdd, Complete, End, Clear, TryBegin; PostcopyPlacer.MoveStretch and MoveClaimed.
+ * Channel: FillingStretch.Add, Show, Complete, End, Clear, TryBegin; PostcopyPlacer.MoveStretch and MoveClaimed.
  * Reader: FaultReader.ServeMissing, FillingStretch.TryPlaceNow, PlaceVisited, PostcopyPlacer.TryPlaceStaged.
  * Urgent: PostcopyPlacer.ClaimedStep, PlaceStep, Commit.
  */
@@ -85,7 +85,7 @@ begin:
     RELEASE(CHANNEL, FIRST, first);
     RELEASE(CHANNEL, BLOCK, 1);
 
-    /* TryAdd */
+    /* Add, Show */
     i = 0;
 add_page:
     p = first + i;
