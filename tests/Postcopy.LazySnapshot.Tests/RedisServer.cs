@@ -65,6 +65,24 @@ internal sealed class RedisServer : IDisposable
         }
     }
 
+    /// <summary>Values that it has handed out since it was started.</summary>
+    internal async Task<long> HitsAsync()
+    {
+        string stats = await CommandAsync("-p", $"{Port}", "INFO", "stats");
+        string line = stats.Split('\n').Single(l => l.StartsWith("keyspace_hits:", StringComparison.Ordinal));
+        return long.Parse(line.Split(':')[1], System.Globalization.CultureInfo.InvariantCulture);
+    }
+
+    internal async Task WaitForHitsAsync(long hits, TimeSpan limit)
+    {
+        long start = Stopwatch.GetTimestamp();
+        while (await HitsAsync() < hits)
+        {
+            Assert.True(Stopwatch.GetElapsedTime(start) < limit, $"the server at {Address} has not handed out {hits} values");
+            await Task.Delay(20);
+        }
+    }
+
     internal void Kill()
     {
         _process!.Kill();

@@ -94,6 +94,8 @@ serve:
     fi;
     if
     :: old == 1 && LOAD(READER, UNSENT) == 0
+    :: old == 0 && LOAD(READER, RECEIVED) == 1
+        /* Its channel placed it while the reader looked for it there; or the reader does not look again. */
     :: else -> exchange(READER, UNSENT, 0, old); link!0
     fi;
     goto end;

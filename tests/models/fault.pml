@@ -154,6 +154,8 @@ serve:
 #endif
     if
     :: old == 0 -> asked++; assert(asked == 1); link!0
+    :: old == 0 && LOAD(READER, RECEIVED) == 1
+        /* Its channel placed it while the reader looked for it there; or the reader does not look again. */
     :: else
     fi;
     goto next;

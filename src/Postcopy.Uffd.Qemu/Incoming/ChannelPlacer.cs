@@ -17,11 +17,12 @@ internal sealed class ChannelPlacer : IPageTarget, IDisposable
     /// <param name="blockOf">The destination's block for one of the stream.</param>
     /// <param name="parts">On a resumed link: where its channels put huge pages together. Null on the first one.</param>
     /// <param name="stretches">The channel brings memory in order: whole stretches of 2 MiB may become huge pages.</param>
-    internal ChannelPlacer(PostcopyPlacer placer, Func<StreamRamBlock, RamBlock> blockOf, HostPageParts? parts, bool stretches)
+    /// <param name="atOnce">Pages that the channel can have received at once (<see cref="QemuStreamReader.MostPagesAtOnce"/>).</param>
+    internal ChannelPlacer(PostcopyPlacer placer, Func<StreamRamBlock, RamBlock> blockOf, HostPageParts? parts, bool stretches, int atOnce)
     {
         _blockOf = blockOf;
         _parts = parts;
-        _window = placer.CreateWindow(stretches);
+        _window = placer.CreateWindow(stretches, Math.Max(atOnce, StagingWindow.DefaultCapacity));
         _assembler = placer.CreateAssembler();
     }
 

@@ -252,7 +252,7 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
-            using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: false);
+            using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: false, reader.MostPagesAtOnce);
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {

@@ -12,7 +12,7 @@ public sealed partial class QemuIncoming
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
         ReturnPathWriter writer = link.Writer;
-        using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: true);
+        using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: true, reader.MostPagesAtOnce);
         reader.Target = placer;
         using DiscardCheck discards = new();
         byte[] delta = [];
@@ -95,8 +95,9 @@ public sealed partial class QemuIncoming
     }
 
     /// <summary>
-    /// Takes a page and all that are in the receive buffer behind it, then places them. Never waits for more: only a stretch
-    /// of 2 MiB that is filling stays staged, and not while the socket is idle.
+    /// Takes a page and all that are in the receive buffer behind it, so that the fault thread sees them, then places them; what
+    /// is awaited is placed as it is taken. Never waits for more: only a stretch of 2 MiB that is filling stays staged, and not
+    /// while the socket is idle.
     /// </summary>
     /// <returns>The next record when one was read that is no page; None when all that is here is placed.</returns>
     private StreamRecordKind PlaceBatch(QemuStreamReader reader, ChannelPlacer placer, StreamRecordKind kind, ref long counter)
@@ -105,14 +106,21 @@ public sealed partial class QemuIncoming
         long zeros = 0;
         try
         {
-            while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage && !placer.IsFull)
+            while (kind is StreamRecordKind.Page or StreamRecordKind.ZeroPage or StreamRecordKind.SectionEnd && !placer.IsFull)
             {
+                if (kind == StreamRecordKind.SectionEnd)
+                {
+                    // Says nothing about memory, and QEMU sends one every few pages.
+                    kind = reader.TryReadBuffered();
+                    continue;
+                }
+
                 RamBlock block = BlockOf(reader.Block!);
                 nuint data = kind == StreamRecordKind.Page ? reader.Data : 0;
                 int more = 0;
                 if (ChannelPlacer.TakesRuns(block))
                 {
-                    more = data == 0 ? reader.TakeZeroRun() : reader.TakePageRun(StagingWindow.Capacity);
+                    more = data == 0 ? reader.TakeZeroRun() : reader.TakePageRun(StagingWindow.DefaultCapacity);
                     placer.AddRun(block, reader.PageOffset, data, 1 + more);
                 }
                 else if (!placer.TryAdd(block, reader.PageOffset, data))

@@ -15,7 +15,7 @@ internal sealed unsafe class PageScatter : IDisposable
     private const int Head = sizeof(ulong);
 
     // Of a stream that is faster than its reader: so much that it still is in the processor's cache when it is placed.
-    private const int MostPages = 64;
+    internal const int MostPages = 64;
 
     private readonly int _size;
     private readonly int _record;

@@ -26,6 +26,9 @@ public sealed partial class QemuStreamReader
     /// <summary>Pages whose heads were guessed right, so that they were received to where they were wanted.</summary>
     internal long ScatteredPages { get; private set; }
 
+    /// <summary>Pages of content that can have been received and not placed, at most.</summary>
+    internal int MostPagesAtOnce => (_options.ReceiveBufferSize / (RecordHead + _state.TargetPageSize)) + 1 + PageScatter.MostPages;
+
     /// <summary>
     /// After a zero page: consumes those behind it that are here, continue its block without a gap and could not be refused.
     /// Most of a guest is zero, and its records cost more to take apart one by one than their pages to place.

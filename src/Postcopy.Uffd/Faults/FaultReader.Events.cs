@@ -64,9 +64,13 @@ internal sealed unsafe partial class FaultReader
                 continue;
             }
 
-            // Whoever waits for one of them waits for the source no more, here and in every mirror.
+            // Whoever waits for one of them waits for the source no more, here and in every mirror: its stall ends now, and
+            // what it waits for from its next touch on is another one.
+            long from = first << block.PageSize.Shift;
+            long length = (last - first) << block.PageSize.Shift;
             _ = block.MarkReceived(first, last - first);
-            block.WakeEverywhere(first << block.PageSize.Shift, (last - first) << block.PageSize.Shift);
+            block.WakeEverywhere(from, length);
+            _blocktime?.End(block.HostAddress + (nuint)from, (nuint)length, _blocktime.Now());
             _placer.Observer?.OnPlaced(block, awaited: true);
         }
     }

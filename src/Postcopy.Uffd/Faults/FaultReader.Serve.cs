@@ -75,7 +75,9 @@ internal sealed unsafe partial class FaultReader
         }
 
         _duplicates = Math.Max(0, _duplicates - DuplicatesPerFault);
-        bool staged = _placer.TryPlaceStaged(block, page);
+
+        // Or its channel has just placed it: found in no window any more. It set "received" after we set "requested", so it saw us.
+        bool staged = _placer.TryPlaceStaged(block, page) || block.Received.Test(page);
         if (!staged)
         {
             Request(block, page);

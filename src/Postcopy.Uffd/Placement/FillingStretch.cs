@@ -48,6 +48,28 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>True when the stretch can only be copied any more.</summary>
     internal bool IsDisturbed => Volatile.Read(ref _disturbed);
 
+    /// <summary>True for a page of the stretch that is filling.</summary>
+    internal bool Holds(RamBlock block, long page) => _block == block && (ulong)(page - _first) < Pages;
+
+    /// <summary>
+    /// True when zero pages continue the stretch. One that they make too sparse for a huge page is placed, and holds nothing more.
+    /// </summary>
+    internal bool TakesZeros(RamBlock block, long page, int pages, ref PlaceResult worst)
+    {
+        if (!Holds(block, page))
+        {
+            return false;
+        }
+
+        if (_zeros + Math.Min(pages, Pages - (page - _first)) <= _placer.MostZeros)
+        {
+            return true;
+        }
+
+        End(StretchFallback.Sparse, ref worst);
+        return false;
+    }
+
     /// <summary>
     /// Takes the first of neighbouring pages when they continue the stretch or begin one. A stretch that gets its last page
     /// is placed.
@@ -227,7 +249,7 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>True when the page belongs to the stretch that is filling, or to one that can begin with it.</summary>
     private bool MayAdd(RamBlock block, long page, ref PlaceResult worst)
     {
-        if (_block == block && (ulong)(page - _first) < Pages)
+        if (Holds(block, page))
         {
             return true;
         }

@@ -113,7 +113,7 @@ public sealed partial class PostcopyPlacer
         long firstPage = at >> shift;
         if (!block.Received.TryFindNextClearRun(firstPage, end >> shift, out long page, out long pages))
         {
-            Count(Counter.AlreadyReceivedPages, (end - at) >> shift);
+            CountAgain(kind, (end - at) >> shift);
             return new Step(end, PlaceOutcome.AlreadyReceived, 0, default);
         }
 
@@ -127,7 +127,7 @@ public sealed partial class PostcopyPlacer
 
         if (page != firstPage)
         {
-            Count(Counter.AlreadyReceivedPages, page - firstPage);
+            CountAgain(kind, page - firstPage);
         }
 
         long calledAt = StampIfAwaited(block, page, length >> shift) ?? long.MaxValue;
@@ -163,6 +163,14 @@ public sealed partial class PostcopyPlacer
         }
     }
 
+    private void CountAgain(Kind kind, long pages)
+    {
+        if (kind != Kind.StagedZero)
+        {
+            Count(Counter.AlreadyReceivedPages, pages);
+        }
+    }
+
     /// <summary>
     /// No ioctl reaches over the border of two mappings (ENOENT), and a block may have several: NUMA policies, advice and
     /// protection split one (hazard H16). Half as long as often as it takes finds the border; for one page ENOENT is true.
@@ -174,8 +182,8 @@ public sealed partial class PostcopyPlacer
         nuint destination = mapping.Address + (nuint)start;
         return kind switch
         {
-            Kind.Zero when mapping.Supports(UffdOperations.Zeropage) && !block.MayBePoisoned => mapping.Kernel.Zeropage(destination, (nuint)length, UffdPlaceFlags.None),
-            Kind.Zero => mapping.Kernel.Copy(destination, source, (nuint)Math.Min(length, ZeroSource.Bytes), UffdPlaceFlags.None),
+            Kind.Zero or Kind.StagedZero when mapping.Supports(UffdOperations.Zeropage) && !block.MayBePoisoned => mapping.Kernel.Zeropage(destination, (nuint)length, UffdPlaceFlags.None),
+            Kind.Zero or Kind.StagedZero => mapping.Kernel.Copy(destination, source, (nuint)Math.Min(length, ZeroSource.Bytes), UffdPlaceFlags.None),
             Kind.PageCache => mapping.Kernel.Continue(destination, (nuint)length, UffdPlaceFlags.None),
             _ => mapping.Kernel.Copy(destination, source, (nuint)length, UffdPlaceFlags.None),
         };

@@ -11,9 +11,15 @@ public sealed partial class PostcopyPlacer
     /// Gather whole stretches of 2 MiB (<see cref="PlacerOptions.Stretches"/>): for a channel that brings memory in order, not
     /// for one of single urgent pages.
     /// </param>
-    public StagingWindow CreateWindow(bool stretches = true)
+    /// <param name="capacity">
+    /// Pages of content that it holds: as many as the channel can have received at once, so that all of them are in the fault
+    /// thread's sight before the first is placed. 28 bytes each.
+    /// </param>
+    /// <exception cref="ArgumentOutOfRangeException">The capacity is 0 or less.</exception>
+    public StagingWindow CreateWindow(bool stretches = true, int capacity = StagingWindow.DefaultCapacity)
     {
-        StagingWindow window = new(this, stretches && _options.Stretches == StretchPlacement.Auto);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(capacity);
+        StagingWindow window = new(this, stretches && _options.Stretches == StretchPlacement.Auto, capacity);
         lock (_windowsLock)
         {
             Volatile.Write(ref _windows, [.. _windows, window]);
@@ -57,14 +63,18 @@ public sealed partial class PostcopyPlacer
         // No layout gate: only this thread, the one that reads the events, closes it.
         try
         {
-            Step step = PlaceStep(block, mapping, start, start + block.PageSize.Bytes, source == 0 ? Kind.Zero : Kind.Copy,
+            Step step = PlaceStep(block, mapping, start, start + block.PageSize.Bytes, source == 0 ? Kind.StagedZero : Kind.Copy,
                 source == 0 ? ZeroSource.Address : source);
             if (step.Outcome > PlaceOutcome.AlreadyPresent)
             {
                 return false;
             }
 
-            Count(Counter.StagedOnFault);
+            if (step.Placed > 0)
+            {
+                Count(Counter.StagedOnFault);
+            }
+
             return true;
         }
         finally

@@ -11,27 +11,31 @@ public sealed partial class PostcopyPlacer
     private HugeZeroStaging? _zeroStaging = new();
     private bool _noHugeZeros;
 
-    /// <summary>Places a long run of zero pages of the host's size; those that somebody waits for go first.</summary>
-    internal PlaceResult PlaceZeros(RamBlock block, long firstPage, long pages)
+    /// <summary>Zero pages of a window, when they come: those that are here already came twice, those that are placed later did not.</summary>
+    internal void CountComing(RamBlock block, long firstPage, long pages) =>
+        Count(Counter.AlreadyReceivedPages, block.Received.CountSet(firstPage, pages));
+
+    /// <summary>Of a window's zero pages in a row, places those that somebody waits for.</summary>
+    internal PlaceResult PlaceAwaitedZeros(RamBlock block, long firstPage, long pages)
     {
         PlaceResult worst = new(PlaceOutcome.Placed, 0, 0, default);
-        int shift = block.PageSize.Shift;
         long end = firstPage + pages;
-        if (firstPage < 0 || end > block.PageCount)
-        {
-            return PlaceZero(block, firstPage << shift, pages << shift);
-        }
-
-        // Counted before: those that go first here did not come twice.
-        Count(Counter.AlreadyReceivedPages, block.Received.CountSet(firstPage, pages));
         for (long at = firstPage; block.Requested.TryFindNextSet(at, end, out long page); at = page + 1)
         {
             if (!block.Received.Test(page))
             {
-                Keep(PlaceZero(block, page << shift, block.PageSize.Bytes));
+                Keep(ref worst, PlaceStagedZeros(block, page, 1));
             }
         }
 
+        return worst;
+    }
+
+    /// <summary>Places a window's zero pages in a row; those that somebody waits for go first.</summary>
+    internal PlaceResult PlaceZeros(RamBlock block, long firstPage, long pages)
+    {
+        long end = firstPage + pages;
+        PlaceResult worst = PlaceAwaitedZeros(block, firstPage, pages);
         long first = MoveZeroStretches(block, firstPage, end, out long moved);
         if (moved == 0)
         {
@@ -47,11 +51,20 @@ public sealed partial class PostcopyPlacer
         {
             for (; from < to && block.Received.TryFindNextClearRun(from, to, out long start, out long count); from = start + count)
             {
-                Keep(PlaceZero(block, start << shift, count << shift));
+                Keep(ref worst, PlaceStagedZeros(block, start, count));
             }
         }
+    }
 
-        void Keep(PlaceResult result) => worst = worst.IsReceived && !result.IsReceived ? result : worst;
+    private PlaceResult PlaceStagedZeros(RamBlock block, long page, long pages) =>
+        Run(block, page << block.PageSize.Shift, pages << block.PageSize.Shift, Kind.StagedZero, ZeroSource.Address);
+
+    private static void Keep(ref PlaceResult worst, PlaceResult result)
+    {
+        if (worst.IsReceived && !result.IsReceived)
+        {
+            worst = result;
+        }
     }
 
     /// <summary>Moves as many whole stretches as possible out of a run of zero pages.</summary>

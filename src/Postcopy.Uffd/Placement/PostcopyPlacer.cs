@@ -69,6 +69,9 @@ public sealed partial class PostcopyPlacer : IDisposable
     {
         Copy,
         Zero,
+
+        // Counted by its window when it came: it may be received since because a fault on it was served first.
+        StagedZero,
         PageCache,
         Move,
     }
@@ -110,7 +113,7 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>Before the pages are marked received: who sees them complete sees them counted.</summary>
     private void CountPlaced(RamBlock block, Kind kind, long bytes)
     {
-        Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero => Counter.ZeroBytes, Kind.Move => Counter.MovedBytes, _ => Counter.ContinuedBytes };
+        Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero or Kind.StagedZero => Counter.ZeroBytes, Kind.Move => Counter.MovedBytes, _ => Counter.ContinuedBytes };
         Count(Counter.Operations);
         Count(counter, bytes);
         if (block.PageSize != PageSize.Host)

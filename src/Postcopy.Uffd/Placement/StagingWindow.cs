@@ -14,18 +14,15 @@ namespace Postcopy.Uffd;
 /// and before a received bitmap is exported (hazard H44). Only for blocks whose page is the target page; huge pages
 /// are put together by a <see cref="HostPageAssembler"/>. Model: tests/models/staged.pml.</para>
 /// </remarks>
-public sealed class StagingWindow : IDisposable
+public sealed partial class StagingWindow : IDisposable
 {
-    /// <summary>Pages that a window holds.</summary>
-    public const int Capacity = 256;
+    /// <summary>Pages that a window holds when nothing else is asked for.</summary>
+    public const int DefaultCapacity = 256;
 
     // Of content that is put together for one COPY: beyond 64 KiB a longer one gains nothing and keeps its waiters longer.
     private const int RunBytes = 64 << 10;
 
     private static readonly PlaceResult s_placed = new(PlaceOutcome.Placed, 0, 0, default);
-
-    // Shorter ones wait for the end of the batch with the pages around them.
-    private const int LongZeroRun = 64;
 
     private const int Free = 0;
     private const int Staged = 1;
@@ -33,18 +30,23 @@ public sealed class StagingWindow : IDisposable
     private const int Done = 3;
 
     private readonly PostcopyPlacer _placer;
-    private readonly long[] _pages = new long[Capacity];
-    private readonly RamBlock?[] _blocks = new RamBlock?[Capacity];
-    private readonly nuint[] _sources = new nuint[Capacity];
-    private readonly int[] _states = new int[Capacity];
+    private readonly long[] _pages;
+    private readonly RamBlock?[] _blocks;
+    private readonly nuint[] _sources;
+    private readonly int[] _states;
     private readonly FillingStretch? _stretch;
     private nuint _run;
     private int _count;
     private PlaceResult _worst = s_placed;
 
-    internal StagingWindow(PostcopyPlacer placer, bool stretches)
+    internal StagingWindow(PostcopyPlacer placer, bool stretches, int capacity)
     {
         _placer = placer;
+        Capacity = capacity;
+        _pages = new long[capacity];
+        _blocks = new RamBlock?[capacity];
+        _sources = new nuint[capacity];
+        _states = new int[capacity];
         _stretch = stretches ? new FillingStretch(placer) : null;
         _run = NativeZeroMemory.Map(RunBytes);
     }
@@ -52,11 +54,14 @@ public sealed class StagingWindow : IDisposable
     /// <summary>Frees the buffer of a window that was not disposed.</summary>
     ~StagingWindow() => Release();
 
+    /// <summary>Pages of content that it holds; runs of zero pages come on top, a million at most.</summary>
+    public int Capacity { get; }
+
     /// <summary>True when no page can be added before a flush.</summary>
-    public bool IsFull => _count == Capacity;
+    public bool IsFull => _count == Capacity || _zeroCount == MostZeroRuns;
 
     /// <summary>Pages inside, without those of a stretch that is filling.</summary>
-    public int Count => _count;
+    public int Count => (int)Math.Min(int.MaxValue, _count + _zeroPages);
 
     /// <summary>True while a stretch of 2 MiB is filling: its pages are copied already, and not placed.</summary>
     public bool IsFilling => _stretch is { IsFilling: true };
@@ -78,8 +83,7 @@ public sealed class StagingWindow : IDisposable
     }
 
     /// <summary>
-    /// Adds neighbouring pages. What there is no room for is placed at once; so is a long run of zeros, of which nothing
-    /// is to be gained by waiting.
+    /// Adds neighbouring pages. When there is no room for all of them, those that are inside are placed first.
     /// </summary>
     /// <param name="block">An attached block.</param>
     /// <param name="offset">Bytes from its start of the first page.</param>
@@ -112,17 +116,18 @@ public sealed class StagingWindow : IDisposable
     public nuint RoomFor(RamBlock block, long offset, ref int pages)
     {
         ArgumentNullException.ThrowIfNull(block);
+        BeginWithZeros(block, block.PageSize.IndexOf(offset));
         return _stretch?.RoomFor(block, block.PageSize.IndexOf(offset), ref pages, ref _worst) ?? 0;
     }
 
     /// <summary>
-    /// Places all pages: awaited ones first and alone, then neighbours together, zeros and content each by one operation;
+    /// Places all pages: awaited ones first and alone, then neighbours together, content before zeros, each run by one operation;
     /// then those of a stretch that is filling. To be called whenever nothing more is at hand.
     /// </summary>
     /// <returns>Placed, or the first placement that did not succeed since the last flush; the pages after it were still tried.</returns>
     public PlaceResult Flush()
     {
-        _worst = FlushPages();
+        _worst = PlacePages();
         _stretch?.End(StretchFallback.Unfinished, ref _worst);
         return TakeWorst();
     }
@@ -134,16 +139,68 @@ public sealed class StagingWindow : IDisposable
     /// <returns>As for <see cref="Flush"/>.</returns>
     public PlaceResult FlushPages()
     {
-        PlaceResult worst = _worst;
-        int count = _count;
-        for (int i = 0; i < count; i++)
+        KeepLastZeros();
+        return PlacePages();
+    }
+
+    /// <summary>Takes the window out of the fault thread's sight; it must be flushed.</summary>
+    public void Dispose()
+    {
+        _placer.RemoveWindow(this);
+        _stretch?.Dispose();
+        Release();
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
+    internal bool TryPlaceNow(RamBlock block, long page)
+    {
+        if (_stretch is not null && _stretch.TryPlaceNow(block, page))
         {
-            if (_blocks[i]!.Requested.Test(_pages[i]) && TryTake(i))
+            return true;
+        }
+
+        int count = Volatile.Read(ref _count);
+        for (int from = 0; from < count;)
+        {
+            int found = _pages.AsSpan(from, count - from).IndexOf(page);
+            if (found < 0)
             {
-                Keep(ref worst, PlaceTaken(i, 1));
+                break;
+            }
+
+            int i = from + found;
+            from = i + 1;
+            InterleavingPoint.Yield("window.found");
+            if (TryTake(i))
+            {
+                InterleavingPoint.Yield("window.taken");
+
+                // The window may have been refilled since the look: what is taken is looked at again.
+                bool mine = _pages[i] == page && _blocks[i] == block;
+                bool placed = mine && _placer.TryPlaceStaged(block, page, _sources[i]);
+                Volatile.Write(ref _states[i], placed ? Done : Staged);
+                if (mine)
+                {
+                    return placed;
+                }
+            }
+            else if (Volatile.Read(ref _states[i]) == Taken && _pages[i] == page && Volatile.Read(ref _blocks[i]) == block)
+            {
+                // The channel's thread has it in hand: its commit comes after our "requested" and ends the stall. The
+                // state is read before the fields, which change only after a flush: the entry was this page's.
+                return true;
             }
         }
 
+        return TryPlaceZeroNow(block, page);
+    }
+
+    private PlaceResult PlacePages()
+    {
+        PlaceResult worst = _worst;
+        int count = _count;
+        PlaceAwaited(0, count, ref worst);
         for (int i = 0; i < count;)
         {
             i += TryTake(i) ? PlaceRun(i, count, ref worst) : 1;
@@ -173,6 +230,7 @@ public sealed class StagingWindow : IDisposable
 
         InterleavingPoint.Yield("window.freed");
         Volatile.Write(ref _count, 0);
+        PlaceZeroRuns(ref worst);
 
         _worst = worst;
         if (_stretch is { IsDisturbed: true })
@@ -183,59 +241,6 @@ public sealed class StagingWindow : IDisposable
         // The finalizer unmaps the buffer that the kernel was just copying from.
         GC.KeepAlive(this);
         return TakeWorst();
-    }
-
-    /// <summary>Takes the window out of the fault thread's sight; it must be flushed.</summary>
-    public void Dispose()
-    {
-        _placer.RemoveWindow(this);
-        _stretch?.Dispose();
-        Release();
-        GC.SuppressFinalize(this);
-    }
-
-    /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
-    internal bool TryPlaceNow(RamBlock block, long page)
-    {
-        if (_stretch is not null && _stretch.TryPlaceNow(block, page))
-        {
-            return true;
-        }
-
-        int count = Volatile.Read(ref _count);
-        for (int from = 0; from < count;)
-        {
-            int found = _pages.AsSpan(from, count - from).IndexOf(page);
-            if (found < 0)
-            {
-                return false;
-            }
-
-            int i = from + found;
-            from = i + 1;
-            InterleavingPoint.Yield("window.found");
-            if (TryTake(i))
-            {
-                InterleavingPoint.Yield("window.taken");
-
-                // The window may have been refilled since the look: what is taken is looked at again.
-                bool mine = _pages[i] == page && _blocks[i] == block;
-                bool placed = mine && _placer.TryPlaceStaged(block, page, _sources[i]);
-                Volatile.Write(ref _states[i], placed ? Done : Staged);
-                if (mine)
-                {
-                    return placed;
-                }
-            }
-            else if (Volatile.Read(ref _states[i]) == Taken && _pages[i] == page && Volatile.Read(ref _blocks[i]) == block)
-            {
-                // The channel's thread has it in hand: its commit comes after our "requested" and ends the stall. The
-                // state is read before the fields, which change only after a flush: the entry was this page's.
-                return true;
-            }
-        }
-
-        return false;
     }
 
     private PlaceResult TakeWorst()
@@ -249,13 +254,11 @@ public sealed class StagingWindow : IDisposable
     {
         while (pages > 0)
         {
-            // Whole stretches of zeros do not become huge pages of ours.
-            bool allZero = source == 0 && pages >= FillingStretch.Pages;
-            int taken = allZero ? 0 : _stretch?.Add(block, page, source, pages, ref _worst) ?? 0;
+            int taken = AddToStretch(block, page, source, pages);
             if (taken == 0)
             {
                 // As far as the next stretch, which may begin there.
-                taken = _stretch is null || allZero ? pages : (int)Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)));
+                taken = _stretch is null ? pages : (int)Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)));
                 taken = AddUnstaged(block, page, source, taken);
             }
 
@@ -267,11 +270,9 @@ public sealed class StagingWindow : IDisposable
 
     private int AddUnstaged(RamBlock block, long page, nuint source, int pages)
     {
-        if (source == 0 && pages >= LongZeroRun)
+        if (source == 0)
         {
-            // Those that came before may be waited for.
-            FlushWindow();
-            Keep(ref _worst, _placer.PlaceZeros(block, page, pages));
+            AddZeros(block, page, pages);
             return pages;
         }
 
@@ -287,7 +288,7 @@ public sealed class StagingWindow : IDisposable
             _pages[i] = page++;
             _blocks[i] = block;
             _sources[i] = source;
-            source += source == 0 ? 0 : (nuint)block.PageSize.Bytes;
+            source += (nuint)block.PageSize.Bytes;
             InterleavingPoint.Yield("window.fields");
 
             // Release: the fields are written before the state; the partner is the compare-exchange of TryTake.
@@ -296,6 +297,7 @@ public sealed class StagingWindow : IDisposable
 
         InterleavingPoint.Yield("window.staged");
         Volatile.Write(ref _count, count + pages);
+        PlaceAwaited(count, count + pages, ref _worst);
         if (_stretch?.Owns(source) == true)
         {
             // Received into a stretch that does not want it any more; the next one may be put there.
@@ -305,7 +307,19 @@ public sealed class StagingWindow : IDisposable
         return pages;
     }
 
-    private void FlushWindow() => _worst = FlushPages();
+    private void FlushWindow() => _worst = PlacePages();
+
+    /// <summary>Who waits need not wait for the rest of what was received, nor for the run that it belongs to.</summary>
+    private void PlaceAwaited(int from, int to, ref PlaceResult worst)
+    {
+        for (int i = from; i < to; i++)
+        {
+            if (_blocks[i]!.Requested.Test(_pages[i]) && TryTake(i))
+            {
+                Keep(ref worst, PlaceTaken(i, 1));
+            }
+        }
+    }
 
     private bool TryTake(int i)
     {
@@ -314,15 +328,14 @@ public sealed class StagingWindow : IDisposable
     }
 
     /// <summary>
-    /// Entry <paramref name="first"/> is taken; takes the pages of its kind that follow it in the guest, and places all.
+    /// Entry <paramref name="first"/> is taken; takes the pages that follow it in the guest, and places all.
     /// </summary>
     private int PlaceRun(int first, int count, ref PlaceResult worst)
     {
         RamBlock block = _blocks[first]!;
-        bool zero = _sources[first] == 0;
-        int most = zero ? count : Math.Min(count, first + (int)Math.Max(1, RunBytes / block.PageSize.Bytes));
+        int most = Math.Min(count, first + (int)Math.Max(1, RunBytes / block.PageSize.Bytes));
         int end = first + 1;
-        while (end < most && _sources[end] == 0 == zero && _blocks[end] == block && _pages[end] == _pages[first] + (end - first) && TryTake(end))
+        while (end < most && _blocks[end] == block && _pages[end] == _pages[first] + (end - first) && TryTake(end))
         {
             end++;
         }
@@ -335,9 +348,7 @@ public sealed class StagingWindow : IDisposable
     {
         RamBlock block = _blocks[first]!;
         long offset = _pages[first] << block.PageSize.Shift;
-        PlaceResult result = _sources[first] == 0
-            ? _placer.PlaceZero(block, offset, run * block.PageSize.Bytes)
-            : _placer.Place(block, offset, AreTogether(first, run, block.PageSize.Bytes) ? _sources[first] : Gather(first, run, block.PageSize.Bytes), run * block.PageSize.Bytes);
+        PlaceResult result = _placer.Place(block, offset, AreTogether(first, run, block.PageSize.Bytes) ? _sources[first] : Gather(first, run, block.PageSize.Bytes), run * block.PageSize.Bytes);
         for (int i = first; i < first + run; i++)
         {
             Volatile.Write(ref _states[i], Done);

@@ -95,8 +95,48 @@ public sealed class HandWrittenStreamTests
         Assert.False(receiving.IsCompleted);
     }
 
-    private static Migration New() => new(
-        new PatternMemory(new SourceRamBlock("r", (long)Ram)), null,
+    [Fact(Timeout = Limit)]
+    public async Task NothingThatHasBeenReceivedIsAskedForHoweverMuchOfItThereIs()
+    {
+        // Zero pages of which no two are neighbours, in sections of 100: all are here with one read, and take long to place.
+        const int Pages = 40_000;
+        WireBytes wire = new WireBytes().Begin(("r", Pages * 4096UL, null)).Discard("r", (0, Pages * 4096UL)).Package().Part();
+        for (ulong page = 0; page < Pages; page += 2)
+        {
+            _ = page % 200 == 0 ? wire.Finish().Part().NamedZero("r", page * 4096) : wire.NextZero(page * 4096);
+        }
+
+        long early = 0;
+        for (int round = 0; round < 10 && early == 0; round++)
+        {
+            await using Migration migration = New(Pages * 4096L);
+            migration.Offer(MigrationChannel.FromStream(new OneRead(wire.ToArray())));
+            Task<CompletionReport> receiving = migration.Receive();
+            await Migration.Until(() => receiving.IsCompleted || migration.Destination.State == PostcopyState.Running);
+            RamBlock ram = migration.Destination.Blocks.Blocks[0];
+            Thread vcpu = new(() =>
+            {
+                byte[] one = new byte[1];
+                SpinWait.SpinUntil(() => ram.Received.Test(0));
+                for (long page = Pages - 2; page > 0 && !ram.Received.Test(page); page -= 2)
+                {
+                    ram.Read(page * 4096, one);
+                }
+            })
+            { IsBackground = true };
+            vcpu.Start();
+            await Migration.Until(() => receiving.IsCompleted || ram.Received.CountSet() == Pages / 2);
+            Assert.False(receiving.IsCompleted);
+            Assert.True(vcpu.Join(Limit / 2));
+            Assert.Equal((0, 0), (migration.Destination.Faults.Requests, migration.Destination.Placer.Statistics.AlreadyReceivedPages));
+            early = migration.Destination.Placer.Statistics.StagedPagesPlacedOnFault;
+        }
+
+        Assert.NotEqual(0, early);
+    }
+
+    private static Migration New(long ram = (long)Ram) => new(
+        new PatternMemory(new SourceRamBlock("r", ram)), null,
         new QemuIncomingOptions { RecoverTimeout = TimeSpan.FromSeconds(60), StallTimeout = TimeSpan.FromSeconds(60) });
 
     private static WireBytes Pages(WireBytes wire)
@@ -137,5 +177,55 @@ public sealed class HandWrittenStreamTests
         {
             bytes = bytes[socket.Send(bytes)..];
         }
+    }
+
+    /// <summary>Brings all it has with the first read, then nothing until it is closed.</summary>
+    private sealed class OneRead(byte[] bytes) : Stream
+    {
+        private readonly ManualResetEventSlim _closed = new();
+        private int _at;
+
+        public override bool CanRead => true;
+
+        public override bool CanSeek => false;
+
+        public override bool CanWrite => true;
+
+        public override long Length => throw new NotSupportedException();
+
+        public override long Position
+        {
+            get => throw new NotSupportedException();
+            set => throw new NotSupportedException();
+        }
+
+        public override int Read(Span<byte> buffer)
+        {
+            int count = Math.Min(buffer.Length, bytes.Length - _at);
+            if (count == 0)
+            {
+                _closed.Wait();
+            }
+
+            bytes.AsSpan(_at, count).CopyTo(buffer);
+            _at += count;
+            return count;
+        }
+
+        public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
+
+        public override void Write(byte[] buffer, int offset, int count)
+        {
+        }
+
+        public override void Flush()
+        {
+        }
+
+        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
+
+        public override void SetLength(long value) => throw new NotSupportedException();
+
+        protected override void Dispose(bool disposing) => _closed.Set();
     }
 }

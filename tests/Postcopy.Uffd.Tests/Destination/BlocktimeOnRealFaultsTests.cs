@@ -17,21 +17,42 @@ public sealed class BlocktimeOnRealFaultsTests
     private const int PagesPerThread = 60;
     private const int Threads = 2;
     private const int PagesOfParts = 30;
-    private static readonly TimeSpan s_served = TimeSpan.FromMilliseconds(10);
+    private static readonly TimeSpan s_served = TimeSpan.FromMilliseconds(20);
 
     // A third of what a thread waits for; long beside what a busy machine adds.
-    private static readonly TimeSpan s_part = TimeSpan.FromMilliseconds(4);
+    private static readonly TimeSpan s_part = TimeSpan.FromMilliseconds(8);
 
-    // 10 ms stalls; the way there and back is some 40 us here (a share of 0.99), and more than a millisecond when both
-    // processors are busy with something else: 0.79 was seen.
-    private const double LeastShare = 0.65;
-
-    // A begin or an end in the wrong place gives 0.67 or 1.33. Below 1 but for threads that lose the processor before the stamp.
-    private const double LeastShareOfParts = 0.85;
-    private const double MostShareOfParts = 1.1;
+    // Of stalls of 20 ms and more: the way there and back is some 40 us, a share of 0.99 and above. A begin or an end in the wrong
+    // place gives 0.67 or 1.33, in every round; a machine that is busy with something else does so in some.
+    private const double LeastShare = 0.95;
+    private const double MostShare = 0.99999;
+    private const int Rounds = 4;
 
     [Fact(Timeout = Limit)]
-    public async Task TheTrackersSumIsALittleBelowTheThreadsOwnClocks()
+    public async Task TheTrackersSumIsALittleBelowTheThreadsOwnClocks() => await InTheQuietestRound(SumOverOwnSumAsync);
+
+    /// <summary>
+    /// Time is put into every part of the way: before the request goes out, between request and placement, into the ioctl
+    /// before it wakes, and into the placer after it has woken. The first three the thread waits for, the fourth it does not.
+    /// A begin that is taken after the request, an end before the ioctl or after the placer's other work are each a third off.
+    /// </summary>
+    [Fact(Timeout = Limit)]
+    public async Task EachPartOfTheWayCountsExactlyWhileTheThreadWaitsForIt() => await InTheQuietestRound(MiddleShareOfPartsAsync);
+
+    private static async Task InTheQuietestRound(Func<Task<double>> measure)
+    {
+        List<double> shares = [];
+        do
+        {
+            shares.Add(await measure());
+        }
+        while (shares[^1] is < LeastShare or > MostShare && shares.Count < Rounds);
+
+        TestContext.Current.TestOutputHelper?.WriteLine($"the tracker saw {string.Join(", then ", shares.Select(s => $"{s:0.0000}"))} of what the threads saw");
+        Assert.InRange(shares[^1], LeastShare, MostShare);
+    }
+
+    private static async Task<double> SumOverOwnSumAsync()
     {
         using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = Threads * PagesPerThread * PageBytes });
         await using PostcopyDestination destination = new(new PostcopyOptions { Blocktime = new BlocktimeOptions() });
@@ -76,7 +97,7 @@ public sealed class BlocktimeOnRealFaultsTests
         {
             double own = Stopwatch.GetElapsedTime(0, ownTicks[Array.IndexOf(ids, vcpu.ThreadId)]).TotalNanoseconds;
             double share = vcpu.BlocktimeNanoseconds / own;
-            Assert.InRange(share, LeastShare, 1.0);
+            Assert.InRange(share, 0, 1.0);
             Assert.Equal(PagesPerThread, vcpu.Episodes);
             Assert.True(report.TotalNanoseconds <= vcpu.BlocktimeNanoseconds);
             overlapOfAll = Math.Min(overlapOfAll, vcpu.OverlapNanoseconds);
@@ -84,22 +105,14 @@ public sealed class BlocktimeOnRealFaultsTests
 
         // The sums, more narrowly: one thread's luck evens out.
         double sum = report.Vcpus.Sum(v => (double)v.BlocktimeNanoseconds) / ownTicks.Sum(t => Stopwatch.GetElapsedTime(0, t).TotalNanoseconds);
-        TestContext.Current.TestOutputHelper?.WriteLine($"the tracker saw {sum:0.0000} of what the threads saw");
-        Assert.InRange(sum, LeastShare, 0.99999);
-
         // Both threads are served side by side, so most of the time both stood still.
         Assert.InRange(report.TotalNanoseconds, 1, overlapOfAll);
         Assert.Equal(0, report.ErrorBoundNanoseconds);
         Assert.Empty(report.OpenStalls);
+        return sum;
     }
 
-    /// <summary>
-    /// Time is put into every part of the way: before the request goes out, between request and placement, into the ioctl
-    /// before it wakes, and into the placer after it has woken. The first three the thread waits for, the fourth it does not.
-    /// A begin that is taken after the request, an end before the ioctl or after the placer's other work are each a third off.
-    /// </summary>
-    [Fact(Timeout = Limit)]
-    public async Task EachPartOfTheWayCountsExactlyWhileTheThreadWaitsForIt()
+    private static async Task<double> MiddleShareOfPartsAsync()
     {
         using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = PagesOfParts * PageBytes, Kind = GuestMemoryKind.Memfd });
         await using PostcopyDestination destination = new(new PostcopyOptions { Open = Requires.AnyKind, Blocktime = new BlocktimeOptions() });
@@ -141,10 +154,7 @@ public sealed class BlocktimeOnRealFaultsTests
         Assert.Equal(PagesOfParts, report.Timeline.Count);
 
         // The middle of all: on a busy machine some threads lose the processor between the wake and the stamp.
-        double[] shares = [.. report.Timeline.Select((stall, p) => (stall.End - stall.Start) / own[p]).Order()];
-        double share = shares[PagesOfParts / 2];
-        TestContext.Current.TestOutputHelper?.WriteLine($"the tracker saw {share:0.0000} of what the thread saw, from {shares[0]:0.00} to {shares[^1]:0.00}");
-        Assert.InRange(share, LeastShareOfParts, MostShareOfParts);
+        return report.Timeline.Select((stall, p) => (stall.End - stall.Start) / own[p]).Order().ElementAt(PagesOfParts / 2);
     }
 
     /// <summary>Every page is placed a fixed time after it was asked for, so a begin or an end in the wrong place shows.</summary>

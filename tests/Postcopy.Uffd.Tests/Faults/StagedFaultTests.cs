@@ -19,12 +19,53 @@ public sealed class StagedFaultTests
     }
 
     [Fact]
+    public void AZeroPageBehindThousandsOthersIsPlacedAndTheSourceIsNotAsked()
+    {
+        // No two are neighbours: each is a run of its own.
+        using ReaderBench bench = new(pages: 8192);
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false, capacity: 4096);
+        for (int page = 0; page < 8192; page += 2)
+        {
+            window.Add(bench.Block, page * bench.Block.PageSize.Bytes, 0);
+        }
+
+        Assert.Equal(0, bench.Block.Received.CountSet());
+        Simulation.FakeVcpu vcpu = bench.Touch(8190);
+
+        bench.Reader.Turn();
+
+        Assert.True(vcpu.IsRunnable);
+        Assert.Empty(bench.Requests);
+        Assert.Equal(1, bench.Block.Received.CountSet());
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal((4096, 0), (bench.Block.Received.CountSet(), bench.Placer.Statistics.AlreadyReceivedPages));
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AnAwaitedPageIsPlacedAsItComesAndNotWhenTheRestIsPlaced(bool zero)
+    {
+        using ReaderBench bench = new();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        Simulation.FakeVcpu vcpu = bench.Touch(5);
+        bench.Reader.Turn();
+        Assert.Single(bench.Requests);
+
+        window.Add(bench.Block, 4 * bench.Block.PageSize.Bytes, 0, 1);
+        window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, zero ? 0 : ZeroSource.Address);
+
+        Assert.True(vcpu.IsRunnable);
+        Assert.Equal((false, true), (bench.Block.Received.Test(4), bench.Block.Received.Test(5)));
+    }
+
+    [Fact]
     public void APageThatWasAskedForAheadAndIsStagedIsPlacedForItsFirstThread()
     {
         using ReaderBench bench = new();
         using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
-        _ = bench.Block.Requested.TestAndSet(5);
         window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, 0);
+        _ = bench.Block.Requested.TestAndSet(5);
         Simulation.FakeVcpu vcpu = bench.Touch(5);
 
         bench.Reader.Turn();

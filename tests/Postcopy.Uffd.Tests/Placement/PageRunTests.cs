@@ -94,7 +94,7 @@ public sealed class PageRunTests
     });
 
     [Fact(Timeout = Limit)]
-    public async Task ALongRunOfZerosIsPlacedAtOnceAndWhatIsWaitedForFirst() => await Task.Run(() =>
+    public async Task OfALongRunOfZerosWhatIsWaitedForIsPlacedAtOnceAndTheRestTogether() => await Task.Run(() =>
     {
         using StretchBench bench = new(3);
         Order order = new();
@@ -106,9 +106,11 @@ public sealed class PageRunTests
 
         window.Add(bench.Block, 700 * 4096, 0, 800);
 
-        Assert.Equal((true, true), (bench.Block.Received.AllSet(700, 800), order.Awaited[0]));
-        Assert.Equal(1, order.Awaited.Count(a => a));
+        Assert.Equal((1, true, 800), (bench.Block.Received.CountSet(700, 800), bench.Block.Received.Test(1400), window.Count));
         Assert.True(window.Flush().IsReceived);
+        Assert.True(bench.Block.Received.AllSet(700, 800));
+        Assert.Equal([true, false], order.Awaited.Take(2));
+        Assert.Equal(1, order.Awaited.Count(a => a));
         bench.AssertContent(0, 10);
         bench.AssertContent(700, 1500, zero: _ => true);
         Assert.InRange(bench.Placer.Statistics.Operations, 3, 6);

@@ -28,8 +28,10 @@ public sealed class StagingWindowTests
         Pages.Free(source);
     });
 
-    [Fact(Timeout = Limit)]
-    public async Task APageInHandOfTheChannelIsNotTakenForTheSamePageOfAnotherBlock() => await Task.Run(() =>
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task APageInHandOfTheChannelIsNotTakenForTheSamePageOfAnotherBlock(bool zero) => await Task.Run(() =>
     {
         // While the channel places page 3 of one block, a thread faults on page 3 of the other.
         using PlacerBench bench = new(RawMapping.Anonymous(8));
@@ -38,7 +40,7 @@ public sealed class StagingWindowTests
         using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         DuringPlacement probe = new(() => bench.Placer.TryPlaceStaged(other, 3), () => bench.Placer.TryPlaceStaged(bench.Block, 3));
         bench.Placer.Observer = probe;
-        window.Add(bench.Block, 3 * 4096, 0);
+        window.Add(bench.Block, 3 * 4096, zero ? 0 : bench.Source(3, 1));
 
         Assert.True(window.Flush().IsReceived);
 
@@ -46,8 +48,10 @@ public sealed class StagingWindowTests
         Assert.Equal(0, bench.Placer.Statistics.StagedPagesPlacedOnFault);
     });
 
-    [Fact(Timeout = Limit)]
-    public async Task AStagedPageIsNotPutIntoAnotherBlock() => await Task.Run(() =>
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task AStagedPageIsNotPutIntoAnotherBlock(bool zero) => await Task.Run(() =>
     {
         using UffdArena arena = new(RawMapping.Anonymous(16));
         using RamBlockRegistry registry = new();
@@ -57,7 +61,7 @@ public sealed class StagingWindowTests
         other.Attach(arena.Uffd, arena.Registration);
         using PostcopyPlacer placer = new();
         using StagingWindow window = placer.CreateWindow(stretches: false);
-        window.Add(one, 3 * 4096, 0);
+        window.Add(one, 3 * 4096, zero ? 0 : ZeroSource.Address);
 
         Assert.False(placer.TryPlaceStaged(other, 3));
 
@@ -65,22 +69,26 @@ public sealed class StagingWindowTests
         Assert.Equal((true, false), (one.Received.Test(3), other.Received.Test(3)));
     });
 
-    [Fact(Timeout = Limit)]
-    public async Task AFullWindowIsRefusedAndAFlushEmptiesIt() => await Task.Run(() =>
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task AFullWindowIsRefusedAndAFlushEmptiesIt(bool zero) => await Task.Run(() =>
     {
         using PlacerBench bench = new(RawMapping.Anonymous(512));
         using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
-        for (int i = 0; i < StagingWindow.Capacity; i++)
+        int step = zero ? 2 : 1;
+        nuint source = zero ? 0 : bench.Source(7, 1);
+        for (int i = 0; i < window.Capacity; i++)
         {
-            window.Add(bench.Block, i * 4096L, 0);
+            window.Add(bench.Block, i * step * 4096L, source);
         }
 
         Assert.True(window.IsFull);
-        Assert.Throws<InvalidOperationException>(() => window.Add(bench.Block, 300 * 4096, 0));
+        Assert.Throws<InvalidOperationException>(() => window.Add(bench.Block, 511 * 4096, source));
         Assert.True(window.Flush().IsReceived);
-        Assert.Equal(StagingWindow.Capacity, bench.Block.Received.CountSet());
-        // Neighbouring zeros go together.
-        Assert.InRange(bench.Placer.Statistics.Operations, 1, 4);
+        Assert.Equal(window.Capacity, bench.Block.Received.CountSet());
+        // Neighbours go together, 64 KiB at a time; zeros that have none cannot.
+        Assert.Equal(zero ? 256 : 16, bench.Placer.Statistics.Operations);
     });
 
     [Fact(Timeout = Limit)]

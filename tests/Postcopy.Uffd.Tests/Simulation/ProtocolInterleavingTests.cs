@@ -52,6 +52,54 @@ public sealed class ProtocolInterleavingTests
         ]);
 
     [Fact(Timeout = Limit)]
+    public Task AFaultBetweenRunsOfZerosIsGivenNone() => Enumerate(
+        pages: 4,
+        host =>
+        {
+            host.MayBeZero = page => page != 1;
+            host.Window = host.Placer.CreateWindow(stretches: false, capacity: 1);
+            host.Window.Add(host.Block, 2 * PageSize.Host.Bytes, 0, 2);
+            host.Fault(1, 1);
+        },
+        host =>
+        {
+            host.Settle(answer: true);
+            host.Window!.Dispose();
+        },
+        programs: [
+            host => host.Reader.Turn(),
+            host =>
+            {
+                Assert.True(host.Window!.Flush().IsReceived);
+
+                // The second run lies where the first was in the window: its start and the first one's length have page 1.
+                host.Window.Add(host.Block, 0, 0, 1);
+                Assert.True(host.Window.Flush().IsReceived);
+            },
+        ]);
+
+    [Fact(Timeout = Limit)]
+    public Task AwaitedZerosAreNotAskedForOnceTheyAreInSight() => Enumerate(
+        pages: 4,
+        host =>
+        {
+            host.MayBeZero = _ => true;
+            StagingWindow window = host.Placer.CreateWindow(stretches: false);
+            window.Add(host.Block, 0, 0, 3);
+            host.Window = window;
+            host.Fault(1, 0);
+            host.Fault(2, 2);
+        },
+        host =>
+        {
+            host.Settle(answer: false);
+            Assert.Empty(host.Asked);
+            Assert.True(host.IsServed(1) && host.IsServed(2));
+            host.Window!.Dispose();
+        },
+        programs: [host => host.Reader.Turn(), host => Assert.True(host.Window!.Flush().IsReceived)]);
+
+    [Fact(Timeout = Limit)]
     public async Task AnAwaitedPageOfAFillingStretchWaitsForNoOther()
     {
         Requires.HugePageMoves();

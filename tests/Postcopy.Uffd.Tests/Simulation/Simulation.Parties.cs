@@ -32,7 +32,7 @@ internal sealed unsafe partial class Simulation
     private void Stage(int index)
     {
         (int page, int count) = _inFlight[index];
-        if (_window!.Count + count > StagingWindow.Capacity || _staged.Exists(s => s.Page < page + count && page < s.Page + s.Count))
+        if (_window!.Count + count > StagingWindow.DefaultCapacity || _staged.Exists(s => s.Page < page + count && page < s.Page + s.Count))
         {
             return;
         }
