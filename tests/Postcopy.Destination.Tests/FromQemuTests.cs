@@ -47,11 +47,8 @@ public sealed class FromQemuTests : IDisposable
             Type(qemu, "migrate_set_capability postcopy-preempt on");
         }
 
-        if (recovery)
-        {
-            Type(qemu, "migrate_set_parameter max-postcopy-bandwidth 5M");
-        }
-
+        // So slow that there is something to break, or at least to ask for: at full speed a busy machine's threads come too late.
+        Type(qemu, $"migrate_set_parameter max-postcopy-bandwidth {(recovery ? "5M" : "100M")}");
         options.AddRange(recovery ? ["--recover-timeout", "60"] : []);
         using SampleProcess sample = SampleProcess.Start([.. options]);
         await sample.WaitForAsync("waiting for a source", s_patience);

@@ -58,6 +58,28 @@ public sealed partial class MigrationRunTests : IDisposable
     }
 
     [Fact(Timeout = Limit)]
+    public async Task InAPidNamespaceOfItsOwnEachStallBelongsToItsVcpu()
+    {
+        // As in a container: the kernel reports threads by the numbers that they have in there (H25).
+        Assert.SkipUnless(Environment.IsPrivilegedProcess, "A pid namespace needs root: run the tests as root.");
+        Assert.SkipUnless(File.Exists("/usr/bin/unshare"), "unshare is missing: apt-get install util-linux.");
+        string report = Path.Combine(_folder, "report.json");
+        using SampleProcess sample = SampleProcess.Start("/usr/bin/unshare", ["--pid", "--fork", "--mount-proc", "--kill-child",
+            SampleProcess.Program, "--memory", "16M", "--report", "json", "--report-file", report]);
+        int exit = await sample.ExitAsync(s_patience);
+        Assert.True(exit == 0, sample.Error);
+        using JsonDocument json = JsonDocument.Parse(await File.ReadAllTextAsync(report));
+        JsonElement own = json.RootElement.GetProperty("postcopy-uffd");
+        Assert.Equal(0, own.GetProperty("other-latency").GetProperty("count").GetInt64());
+        JsonElement[] vcpus = [.. own.GetProperty("vcpus").EnumerateArray()];
+        Assert.Equal(2, vcpus.Length);
+        Assert.All(vcpus, v => Assert.NotEqual(0, v.GetProperty("episodes").GetInt64()));
+
+        // Process 1 and its first threads: nowhere near the numbers out here.
+        Assert.All(vcpus, v => Assert.InRange(v.GetProperty("thread-id").GetInt64(), 2, 200));
+    }
+
+    [Fact(Timeout = Limit)]
     public async Task NothingHangsWhileAThreadCollectsGarbageWithoutPause()
     {
         (int exit, _, string error) = await SampleProcess.RunAsync("--memory", "48M", "--vcpus", "4", "--gc-pressure");

@@ -12,6 +12,7 @@ internal static class TrackerRow
     private static readonly nuint s_page = unchecked((nuint)0x7000_0000_0000);
 
     private static long s_sink;
+    private static uint s_next;
 
     internal static IEnumerable<RowResult> Measure(ComparisonOptions options)
     {
@@ -86,7 +87,8 @@ internal static class TrackerRow
 
     private readonly struct Placement : IOperation
     {
-        public static void Run(BlocktimeTracker tracker) => tracker.End(s_page + 0x8000, 4096, 0);
+        // Pages in a row, as a stream brings them: one alone is either lucky or not.
+        public static void Run(BlocktimeTracker tracker) => tracker.End(s_page + 0x8000 + ((nuint)(s_next++ & 1023) << 20), 4096, 0);
     }
 
     private readonly struct Clock : IOperation

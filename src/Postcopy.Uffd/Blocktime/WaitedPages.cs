@@ -26,16 +26,16 @@ internal sealed class WaitedPages
 
     internal WaitedPages(int slots)
     {
-        // Four counters and one bucket per slot: with every slot waiting, a fifth of the unrelated placements look into a bucket.
+        // Sixteen counters and one bucket per slot: with every slot waiting, 6 of 100 unrelated placements look into a bucket.
         int bits = 6;
         while ((1 << bits) < slots)
         {
             bits++;
         }
 
-        _counters = new int[8 << bits];
+        _counters = new int[32 << bits];
         _buckets = new long[EntriesPerBucket << bits];
-        _counterShift = 64 - (bits + 2);
+        _counterShift = 64 - (bits + 4);
         _bucketShift = 64 - bits;
     }
 

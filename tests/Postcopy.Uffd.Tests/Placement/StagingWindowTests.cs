@@ -83,8 +83,13 @@ public sealed class StagingWindowTests
             window.Add(bench.Block, i * step * 4096L, source);
         }
 
-        Assert.True(window.IsFull);
-        Assert.Throws<InvalidOperationException>(() => window.Add(bench.Block, 511 * 4096, source));
+        // Runs of zeros come on top of its capacity.
+        Assert.Equal((!zero, window.Capacity), (window.IsFull, window.Count));
+        if (!zero)
+        {
+            Assert.Throws<InvalidOperationException>(() => window.Add(bench.Block, 511 * 4096, source));
+        }
+
         Assert.True(window.Flush().IsReceived);
         Assert.Equal(window.Capacity, bench.Block.Received.CountSet());
         // Neighbours go together, 64 KiB at a time; zeros that have none cannot.
