@@ -2,9 +2,30 @@ using System.Numerics;
 
 namespace Postcopy.Uffd;
 
-/// <content>A stretch that did not become a huge page is placed page by page.</content>
+/// <content>Its pages one by one: a stretch that did not become a huge page is placed by them.</content>
 internal sealed partial class FillingStretch
 {
+    /// <summary>Pages from one on that are here already, and how many after those are not.</summary>
+    private int NextRun(int index, int end, out int here)
+    {
+        int first = index;
+        while (index < end && IsHere(index))
+        {
+            index++;
+        }
+
+        here = index - first;
+        first = index;
+        while (index < end && !IsHere(index))
+        {
+            index = (index & 63) == 0 && Volatile.Read(ref _here[index >> 6]) == 0 ? Math.Min(index + 64, end) : index + 1;
+        }
+
+        return index - first;
+    }
+
+    private bool IsHere(int index) => (Volatile.Read(ref _here[index >> 6]) & Bit(index)) != 0;
+
     private void PlaceFree(RamBlock block, ref PlaceResult worst)
     {
         PlaceRequested(block, 0, Pages, ref worst);

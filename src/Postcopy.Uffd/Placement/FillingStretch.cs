@@ -268,27 +268,6 @@ internal sealed partial class FillingStretch : IDisposable
         return TryBegin(block, page);
     }
 
-    /// <summary>Pages from one on that are here already, and how many after those are not.</summary>
-    private int NextRun(int index, int end, out int here)
-    {
-        int first = index;
-        while (index < end && IsHere(index))
-        {
-            index++;
-        }
-
-        here = index - first;
-        first = index;
-        while (index < end && !IsHere(index))
-        {
-            index = (index & 63) == 0 && Volatile.Read(ref _here[index >> 6]) == 0 ? Math.Min(index + 64, end) : index + 1;
-        }
-
-        return index - first;
-    }
-
-    private bool IsHere(int index) => (Volatile.Read(ref _here[index >> 6]) & Bit(index)) != 0;
-
     private void Fill(int index, int pages, nuint source)
     {
         if (source == 0)

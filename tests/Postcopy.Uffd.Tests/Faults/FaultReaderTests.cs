@@ -336,6 +336,25 @@ public sealed class FaultReaderTests
         Assert.Equal(0, bench.Memory.Frames[5]);
     }
 
+    [Fact]
+    public void ARemovalEndsTheStallsOfWhoeverWaitedForIt()
+    {
+        using BlocktimeTracker tracker = new();
+        VcpuSlot slot = tracker.AddVcpu(1);
+        using ReaderBench bench = new(events: true, tracker: tracker);
+        FakeVcpu vcpu = bench.Touch(5);
+        bench.Reader.Turn();
+        Assert.Equal(1, tracker.OpenFaults);
+
+        bench.Kernel.StartRemoval(4, 2);
+        bench.Reader.Turn();
+
+        // It was woken and has not run yet: what it waits for from its next touch on is another page.
+        Assert.True(vcpu.IsRunnable);
+        Assert.Equal(0, tracker.OpenFaults);
+        Assert.Equal(1, tracker.Snapshot().Vcpus[slot.Index].Episodes);
+    }
+
     [Fact(Timeout = 60_000)]
     public async Task NoPlacementFallsBetweenReadingAnEventAndActingOnIt() => await Task.Run(() =>
     {

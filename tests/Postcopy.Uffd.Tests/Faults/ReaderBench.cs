@@ -6,7 +6,7 @@ namespace Postcopy.Uffd.Tests.Faults;
 /// <summary>A fault reader on a simulated kernel, turned by hand.</summary>
 internal sealed class ReaderBench : IPageRequester, IFaultObserver, IDisposable
 {
-    internal ReaderBench(int pages = 2048, bool shared = false, bool events = false, bool huge = false, int batch = 64)
+    internal ReaderBench(int pages = 2048, bool shared = false, bool events = false, bool huge = false, int batch = 64, BlocktimeTracker? tracker = null)
     {
         Mapping = huge ? RawMapping.Hugetlb(pages, shared, reserve: false) : shared ? RawMapping.Memfd(pages) : RawMapping.Anonymous(pages);
         PageSize size = huge ? PageSize.TwoMiB : PageSize.Host;
@@ -16,8 +16,8 @@ internal sealed class ReaderBench : IPageRequester, IFaultObserver, IDisposable
         Kernel = new FakeKernel(Memory, Mapping.Address, modes, new Random(1)) { PartialPercent = 0 };
         Block.Attach(Kernel, modes, Kernel.Operations);
         LayoutGate? gate = events ? new LayoutGate() : null;
-        Placer = new PostcopyPlacer(new PlacerOptions { Deadline = TimeSpan.FromMilliseconds(50) }) { Gate = gate };
-        Reader = new FaultReader(new FaultReaderOptions { BatchSize = batch }, Placer, null, Registry, gate, this) { Clock = Clock };
+        Placer = new PostcopyPlacer(new PlacerOptions { Deadline = TimeSpan.FromMilliseconds(50) }, tracker) { Gate = gate };
+        Reader = new FaultReader(new FaultReaderOptions { BatchSize = batch }, Placer, tracker, Registry, gate, this) { Clock = Clock };
         Reader.AddSource(new FaultSource(Kernel, -1, Registry, isPrimary: true));
         Reader.SetRequester(this);
         Reader.Turn();
