@@ -29,7 +29,7 @@ tests() {
 
 # One function a part; what it prints as 'figure: NAME=VALUE' goes into its result.
 part_models() { tests/models/check; }
-part_interleavings() { tests Debug Postcopy.Uffd.Tests POSTCOPY_ORDERS=20000 POSTCOPY_PREEMPTIONS=3 -- '*InterleavingTests.*'; }
+part_interleavings() { tests Debug Postcopy.Uffd.Tests POSTCOPY_ORDERS=20000 POSTCOPY_PREEMPTIONS=3 -- 'BlocktimeInterleavingTests.*' 'ProtocolInterleavingTests.*'; }
 part_oracle() { tests Release Postcopy.Uffd.Tests POSTCOPY_ORACLE=50 -- 'BlocktimeOracleTests.*' 'BlocktimeStressTests.*'; }
 part_simulation() {
     # In turns, because each test has a time limit.
