@@ -89,6 +89,9 @@ internal sealed class Product
             {
                 "msbuild", project, "-nologo", "-restore", "-t:Compile", "-p:Configuration=Debug", "-p:TargetFramework=net10.0", "-p:BuildProjectReferences=false",
                 "-p:SkipCompilerExecution=true", "-p:ProvideCommandLineArgs=true", "-getItem:CscCommandLineArgs",
+
+                // An output that never exists: MSBuild tells nothing of a target that it finds up to date.
+                "-p:NonExistentFile=/nonexistent/output",
             },
         };
         using Process msbuild = Process.Start(start)!;

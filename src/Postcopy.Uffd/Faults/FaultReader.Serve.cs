@@ -116,6 +116,9 @@ internal sealed unsafe partial class FaultReader
     {
         if (_parkedCount > 0 && IsParked(fault))
         {
+            // Its stall may have been ended by an event since, with a wake; the retry ends this one. A repetition begins none.
+            nuint address = fault.Block.HostAddress + (nuint)(fault.Page << fault.Block.PageSize.Shift);
+            _blocktime?.Confirm(_blocktime.Begin(fault.ThreadId, address, fault.ReadAt).Ticket);
             CountDuplicate();
             Trace?.Add(fault.Block, fault.Page, fault.ThreadId, FaultTraceKind.Duplicate, fault.ReadAt);
             return;

@@ -70,7 +70,7 @@ internal sealed partial class FillingStretch
     {
         long offset = (_first + index) << PageShift;
         PlaceResult result = IsZero(index)
-            ? _placer.PlaceZero(block, offset, (long)run << PageShift)
+            ? _placer.PlaceStagedZeros(block, _first + index, run)
             : _placer.Place(block, offset, SourceOf(index), (long)run << PageShift);
         for (int i = index; i < index + run; i++)
         {

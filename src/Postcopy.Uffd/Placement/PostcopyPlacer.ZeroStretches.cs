@@ -12,8 +12,7 @@ public sealed partial class PostcopyPlacer
     private bool _noHugeZeros;
 
     /// <summary>Zero pages of a window, when they come: those that are here already came twice, those that are placed later did not.</summary>
-    internal void CountComing(RamBlock block, long firstPage, long pages) =>
-        Count(Counter.AlreadyReceivedPages, block.Received.CountSet(firstPage, pages));
+    internal void CountAgain(long pages) => Count(Counter.AlreadyReceivedPages, pages);
 
     /// <summary>Of a window's zero pages in a row, places those that somebody waits for.</summary>
     internal PlaceResult PlaceAwaitedZeros(RamBlock block, long firstPage, long pages)
@@ -56,8 +55,29 @@ public sealed partial class PostcopyPlacer
         }
     }
 
-    private PlaceResult PlaceStagedZeros(RamBlock block, long page, long pages) =>
-        Run(block, page << block.PageSize.Shift, pages << block.PageSize.Shift, Kind.StagedZero, ZeroSource.Address);
+    /// <summary>
+    /// Places zero pages that the fault thread may be placing as well. When its one was the last of the guest, the memory may not
+    /// be registered any more, the descriptor closed: nothing is wrong then, all of it is there.
+    /// </summary>
+    internal PlaceResult PlaceStagedZeros(RamBlock block, long page, long pages)
+    {
+        int shift = block.PageSize.Shift;
+        PlaceResult result;
+        try
+        {
+            result = Run(block, page << shift, pages << shift, Kind.StagedZero, ZeroSource.Address);
+            if (result.IsReceived || page < 0 || page + pages > block.PageCount || !block.Received.AllSet(page, pages))
+            {
+                return result;
+            }
+        }
+        catch (ObjectDisposedException) when (block.Received.AllSet(page, pages))
+        {
+            // As above.
+        }
+
+        return new PlaceResult(PlaceOutcome.AlreadyReceived, (page + pages) << shift, 0, default);
+    }
 
     private static void Keep(ref PlaceResult worst, PlaceResult result)
     {

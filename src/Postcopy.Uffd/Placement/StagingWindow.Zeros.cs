@@ -11,6 +11,9 @@ public sealed partial class StagingWindow
 
     private ZeroRun[] _zeros = new ZeroRun[64];
     private int _zeroCount;
+
+    // All of one block, each behind the one before: a stream's order, and thousands of them are searched by halves.
+    private bool _zerosInOrder;
     private long _zeroPages;
 
     // The fault thread's calls that may be looking at runs.
@@ -39,7 +42,14 @@ public sealed partial class StagingWindow
             BeginWithZeros(block, page);
         }
 
-        return _stretch.Add(block, page, source, pages, ref _worst);
+        long again = source == 0 ? block.Received.CountSet(page, Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)))) : 0;
+        int taken = _stretch.Add(block, page, source, pages, ref _worst);
+        if (taken > 0)
+        {
+            _placer.CountAgain(again);
+        }
+
+        return taken;
     }
 
     /// <summary>Content comes behind the last run of zeros, inside a stretch that begins in that run.</summary>
@@ -73,7 +83,7 @@ public sealed partial class StagingWindow
 
     private void AddZeros(RamBlock block, long page, int pages)
     {
-        _placer.CountComing(block, page, pages);
+        _placer.CountAgain(block.Received.CountSet(page, pages));
         if (!TryExtendZeros(block, page, pages))
         {
             if (_zeroCount == MostZeroRuns)
@@ -89,6 +99,9 @@ public sealed partial class StagingWindow
                 Volatile.Write(ref _zeros, more);
             }
 
+            // Before the count, as the fields: who finds more runs does not search them as if they were in order.
+            bool inOrder = _zeroCount == 0 || (_zerosInOrder && _zeros[_zeroCount - 1].Block == block && _zeros[_zeroCount - 1].First + _zeros[_zeroCount - 1].Pages <= page);
+            Volatile.Write(ref _zerosInOrder, inOrder);
             ref ZeroRun run = ref _zeros[_zeroCount];
             run.Block = block;
             run.First = page;
@@ -141,7 +154,9 @@ public sealed partial class StagingWindow
 
         // After the count: an array that has so many.
         ZeroRun[] zeros = Volatile.Read(ref _zeros);
-        for (int i = 0; i < count; i++)
+        bool inOrder = Volatile.Read(ref _zerosInOrder);
+        int first = inOrder ? LastNotBehind(zeros, count, page) : 0;
+        for (int i = first; i < (inOrder ? first + 1 : count); i++)
         {
             ref ZeroRun run = ref zeros[i];
             if (unchecked((ulong)(page - run.First) < (ulong)Volatile.Read(ref run.Pages)) && run.Block == block)
@@ -156,6 +171,19 @@ public sealed partial class StagingWindow
         return placed;
     }
 
+    /// <summary>Where runs that are in order have the page, if one of them has it.</summary>
+    private static int LastNotBehind(ZeroRun[] zeros, int count, long page)
+    {
+        int from = 0;
+        for (int end = count; end - from > 1;)
+        {
+            int middle = from + ((end - from) / 2);
+            (from, end) = zeros[middle].First <= page ? (middle, end) : (from, middle);
+        }
+
+        return from;
+    }
+
     private void PlaceZeroRuns(ref PlaceResult worst)
     {
         if (_zeroCount == 0)
@@ -165,9 +193,10 @@ public sealed partial class StagingWindow
 
         for (int i = 0; i < _zeroCount; i++)
         {
-            // In sight until all are placed: a page that is touched meanwhile need not wait for the runs before it.
+            // In sight until it is placed: a page that is touched meanwhile need not wait for the runs before it.
             ref ZeroRun run = ref _zeros[i];
             Keep(ref worst, _placer.PlaceZeros(run.Block!, run.First, run.Pages));
+            Volatile.Write(ref run.Pages, 0);
         }
 
         InterleavingPoint.Yield("zeros.placed");

@@ -122,6 +122,38 @@ public sealed class ProtocolInterleavingTests
     }
 
     [Fact(Timeout = Limit)]
+    public async Task ZerosThatGoFromTheirRunIntoAStretchArePlacedOnce()
+    {
+        Requires.HugePageMoves();
+        await Enumerate(
+            2 * FillingStretch.Pages,
+            host =>
+            {
+                host.MayBeZero = page => page == 0;
+                host.Window = host.Placer.CreateWindow();
+                host.Window.Add(host.Block, 0, 0);
+                host.Fault(1, 0);
+            },
+            host =>
+            {
+                _ = host.Window!.Flush();
+                host.Settle(answer: true);
+                Assert.Equal(0, host.Placer.Statistics.AlreadyReceivedPages);
+                Assert.Equal((0, InterleavedHost.ContentOf(1)), (host.FrameOf(0), host.FrameOf(1)));
+                Assert.Empty(host.Asked);
+                host.Window.Dispose();
+            },
+            programs: [
+                host => host.Reader.Turn(),
+                host =>
+                {
+                    host.Stage(host.Window!, 1);
+                    Assert.True(host.Window!.FlushPages().IsReceived);
+                },
+            ]);
+    }
+
+    [Fact(Timeout = Limit)]
     public async Task AFaultOnAStretchThatEndsIsNotServedFromTheNextOne()
     {
         Requires.HugePageMoves();
