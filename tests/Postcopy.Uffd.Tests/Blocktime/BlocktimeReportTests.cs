@@ -76,6 +76,28 @@ public sealed class BlocktimeReportTests
     }
 
     [Fact]
+    public void JsonHasEveryFinerMemberByName()
+    {
+        using JsonDocument json = JsonDocument.Parse(Sample().ToJson(indented: false));
+        JsonElement own = json.RootElement.GetProperty(BlocktimeReport.DetailMember);
+        Assert.Equal(
+            ["at-ns", "blocktime-ns", "link-up-ns", "link-down-ns", "error-bound-ns", "reading-excess-ns", "duplicates", "cancelled", "unresolved", "untracked",
+                "other-unresolved", "other-overflow", "latency", "vcpu-latency", "other-latency", "reader-delay", "stamp-delay", "vcpus", "open-stalls",
+                "timeline-dropped", "timeline"],
+            own.EnumerateObject().Select(m => m.Name));
+    }
+
+    [Fact]
+    public void FaultsThatHadNoRoomAreSaidInTheText()
+    {
+        using BlocktimeTracker tracker = new(new BlocktimeOptions { OtherCapacity = 1 });
+        Assert.DoesNotContain("want of room", tracker.Snapshot().ToText(), StringComparison.Ordinal);
+        _ = tracker.Begin(0, 0x1000, 10);
+        _ = tracker.Begin(0, 0x2000, 10);
+        Assert.Contains("Faults not measured for want of room: 0 of vCPUs, 1 of others.", tracker.Snapshot().ToText(), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void JsonKeepsTheFinerFiguresInOneMember()
     {
         using JsonDocument json = JsonDocument.Parse(Sample().ToJson(indented: true));

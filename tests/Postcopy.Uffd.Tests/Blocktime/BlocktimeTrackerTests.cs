@@ -233,10 +233,31 @@ public sealed class BlocktimeTrackerTests
     [InlineData(0, 256, 4096)]
     [InlineData(4097, 256, 4096)]
     [InlineData(1, 100, 4096)]
+    [InlineData(1, 4, 4096)]
+    [InlineData(1, 131072, 4096)]
     [InlineData(1, 256, 5000)]
     [InlineData(1, 256, 1024)]
     public void OptionsOutOfRangeAreRefused(int maxSlots, int ring, int pageSize) =>
         Assert.Throws<ArgumentException>(() => new BlocktimeTracker(new BlocktimeOptions { MaxSlots = maxSlots, RingCapacity = ring, PageSize = (nuint)pageSize }));
+
+    [Fact]
+    public void ThreadsWhoseNumbersFallTogetherAreToldApart()
+    {
+        // More threads than the table's first half: every run of neighbours wraps around its end somewhere.
+        const uint Count = 500;
+        using BlocktimeTracker tracker = new(new BlocktimeOptions { MaxSlots = (int)Count });
+        VcpuSlot[] slots = [.. Enumerable.Range(0, (int)Count).Select(i => tracker.AddVcpu(1 + ((uint)i * 4096)))];
+        for (uint i = 0; i < Count; i++)
+        {
+            BeginResult result = tracker.Begin(1 + (i * 4096), (nuint)(i + 1) << 12, 10);
+            Assert.Equal(BeginKind.New, result.Kind);
+            tracker.Confirm(result.Ticket);
+            Assert.Equal(BeginKind.Other, tracker.Begin(2 + (i * 4096), (nuint)(i + 1) << 32, 10).Kind);
+        }
+
+        tracker.End(0, (nuint)(Count + 1) << 12, 20);
+        Assert.All(tracker.Snapshot(30).Vcpus, v => Assert.Equal((1, 10, slots[v.Slot].ThreadId), (v.Episodes, v.BlocktimeNanoseconds, v.ThreadId)));
+    }
 
     [Fact]
     public void HugePagesAreOneWaitWhateverTheirOffset()

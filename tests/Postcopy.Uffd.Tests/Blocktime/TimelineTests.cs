@@ -130,6 +130,13 @@ public sealed class TimelineTests
             Assert.Equal(lane.Key == 0 ? timeline.Report.TotalNanoseconds : timeline.Report.Vcpus[lane.Key - 1].BlocktimeNanoseconds, sum);
         }
 
+        // A viewer filters by category and orders the lanes by number.
+        Assert.All(phases["X"], e => Assert.Equal("blocktime", e.GetProperty("cat").GetString()));
+        Assert.Equal(
+            Enumerable.Range(1, vcpus),
+            phases["M"].Where(e => e.GetProperty("name").GetString() == "thread_sort_index").Select(e => e.GetProperty("args").GetProperty("sort_index").GetInt32()));
+        Assert.Throws<ArgumentNullException>(() => timeline.WriteTrace(null!));
+
         // Every lane has a name, and the counters stay within what there is, in order of time.
         Assert.Equal(vcpus + 1, phases["M"].Count(e => e.GetProperty("name").GetString() == "thread_name"));
         Assert.Contains(phases["M"], e => e.GetProperty("args").TryGetProperty("name", out JsonElement name) && name.GetString() == "boot \"<\u0001");
