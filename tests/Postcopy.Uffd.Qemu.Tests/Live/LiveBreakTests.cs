@@ -80,7 +80,7 @@ public sealed class LiveBreakTests
                 await BrokenAgainAsync(migration, 2);
                 break;
             default:
-                touching = migration.Touch(2);
+                touching = migration.TouchSlowly(2);
                 await migration.PausedAsync();
                 CutNext(migration, place, Content / 2);
                 migration.Resume();

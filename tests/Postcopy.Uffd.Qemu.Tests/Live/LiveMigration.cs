@@ -13,7 +13,7 @@ internal sealed class LiveMigration : IAsyncDisposable
     internal const long Memory = 128 << 20;
     internal const long LoadedAt = 1 << 20;
 
-    private volatile bool _limited;
+    private volatile bool _slow;
     private readonly MigrationListener _listener;
     private readonly TaskCompletionSource _running = new();
     private readonly string _uri;
@@ -72,7 +72,6 @@ internal sealed class LiveMigration : IAsyncDisposable
 
     internal void Begin(long precopyBandwidth = 10_000_000, long postcopyBandwidth = 0, bool switchAtOnce = true)
     {
-        _limited = postcopyBandwidth > 0;
         Qemu.Monitor.Execute("migrate-set-parameters", $"{{\"max-bandwidth\": {precopyBandwidth}, \"max-postcopy-bandwidth\": {postcopyBandwidth}}}");
         Receiving = Incoming.RunAsync(AcceptAsync, TestContext.Current.CancellationToken);
         Qemu.Monitor.Execute("migrate", $"{{\"uri\": \"{_uri}\"}}");
@@ -103,7 +102,7 @@ internal sealed class LiveMigration : IAsyncDisposable
 
     internal void Unlimit()
     {
-        _limited = false;
+        _slow = false;
         SetPostcopyBandwidth(0);
     }
 
@@ -143,6 +142,16 @@ internal sealed class LiveMigration : IAsyncDisposable
     internal long SourceRequests() => Qemu.Monitor.Execute("query-migrate").GetProperty("ram").GetProperty("postcopy-requests").GetInt64();
 
     /// <summary>Threads that read one word of every page of the guest's RAM, each in an order of its own.</summary>
+    /// <summary>
+    /// As <see cref="Touch"/>, a page in a millisecond until <see cref="Unlimit"/>: QEMU limits the background only, and what is asked
+    /// for must not have brought all before the break that is to come. With nothing left to send, there is nothing that 11.1 could resume.
+    /// </summary>
+    internal Task[] TouchSlowly(int threads)
+    {
+        _slow = true;
+        return Touch(threads);
+    }
+
     internal Task[] Touch(int threads) => [.. Enumerable.Range(0, threads).Select(seed => Task.Factory.StartNew(() => TouchAll(seed), TaskCreationOptions.LongRunning))];
 
     public async ValueTask DisposeAsync()
@@ -181,10 +190,8 @@ internal sealed class LiveMigration : IAsyncDisposable
         byte[] word = new byte[4];
         foreach (int page in pages)
         {
-            if (_limited && !ram.Received.Test(page))
+            if (_slow && !ram.Received.Test(page))
             {
-                // QEMU limits the background only. What is asked for must not have brought all before the break that is to come:
-                // with nothing left to send, there is nothing that 11.1 could resume.
                 Thread.Sleep(1);
             }
 

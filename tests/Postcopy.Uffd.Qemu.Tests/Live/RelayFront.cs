@@ -103,7 +103,7 @@ internal sealed class RelayFront : IDisposable
                 }
             }
         }
-        catch (SocketException)
+        catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {
             // Closed: the test is over.
         }
