@@ -88,8 +88,9 @@ internal sealed class RedisPageStore : IPageStore
                 }
             }
         }
-        catch (Exception e) when (e is RedisException or TimeoutException)
+        catch (Exception e) when (e is RedisException or TimeoutException or OperationCanceledException)
         {
+            // Nobody else cancels here: the client does, what it had queued for a connection that is gone.
             throw new PageStoreException(e.Message, e);
         }
         finally

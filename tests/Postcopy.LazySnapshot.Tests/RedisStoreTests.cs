@@ -53,7 +53,7 @@ public sealed class RedisStoreTests
 
         int exit = await restore.ExitAsync(TimeSpan.FromSeconds(60));
 
-        Assert.True(exit == 0, restore.Output + restore.Error);
+        Assert.True(exit == 0, $"exit code {exit}: {restore.Output}{restore.Error}");
         Assert.Contains("each saw the right content", restore.Output, StringComparison.Ordinal);
         folder.AssertRestored("hash");
     }
