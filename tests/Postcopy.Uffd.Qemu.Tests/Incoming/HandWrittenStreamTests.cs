@@ -110,7 +110,7 @@ public sealed class HandWrittenStreamTests
         for (int round = 0; round < 10 && early == 0; round++)
         {
             await using Migration migration = New(Pages * 4096L);
-            migration.Offer(MigrationChannel.FromStream(new OneRead(wire.ToArray())));
+            migration.Offer(MigrationChannel.FromStream(new Replay(wire.ToArray())));
             Task<CompletionReport> receiving = migration.Receive();
             await Migration.Until(() => receiving.IsCompleted || migration.Destination.State == PostcopyState.Running);
             RamBlock ram = migration.Destination.Blocks.Blocks[0];
@@ -177,55 +177,5 @@ public sealed class HandWrittenStreamTests
         {
             bytes = bytes[socket.Send(bytes)..];
         }
-    }
-
-    /// <summary>Brings all it has with the first read, then nothing until it is closed.</summary>
-    private sealed class OneRead(byte[] bytes) : Stream
-    {
-        private readonly ManualResetEventSlim _closed = new();
-        private int _at;
-
-        public override bool CanRead => true;
-
-        public override bool CanSeek => false;
-
-        public override bool CanWrite => true;
-
-        public override long Length => throw new NotSupportedException();
-
-        public override long Position
-        {
-            get => throw new NotSupportedException();
-            set => throw new NotSupportedException();
-        }
-
-        public override int Read(Span<byte> buffer)
-        {
-            int count = Math.Min(buffer.Length, bytes.Length - _at);
-            if (count == 0)
-            {
-                _closed.Wait();
-            }
-
-            bytes.AsSpan(_at, count).CopyTo(buffer);
-            _at += count;
-            return count;
-        }
-
-        public override int Read(byte[] buffer, int offset, int count) => Read(buffer.AsSpan(offset, count));
-
-        public override void Write(byte[] buffer, int offset, int count)
-        {
-        }
-
-        public override void Flush()
-        {
-        }
-
-        public override long Seek(long offset, SeekOrigin origin) => throw new NotSupportedException();
-
-        public override void SetLength(long value) => throw new NotSupportedException();
-
-        protected override void Dispose(bool disposing) => _closed.Set();
     }
 }
