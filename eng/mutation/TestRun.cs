@@ -32,6 +32,7 @@ internal sealed record TestAnswer(Verdict Verdict, string By, double Seconds);
 internal sealed class TestRun : IDisposable
 {
     private readonly string _folder;
+    private readonly string _temporary;
     private readonly string _program;
     private Product? _changed;
 
@@ -44,7 +45,10 @@ internal sealed class TestRun : IDisposable
             throw new MutationException($"{built} has no tests: run 'dotnet build tests/{project}' first.");
         }
 
-        _folder = Directory.CreateTempSubdirectory("postcopy-mutation-").FullName;
+        // In the repository, whose documents some tests read; but sockets need short names, and some tests another user who may go in.
+        _folder = Directory.CreateDirectory(Path.Combine(root, "eng", "mutation", "obj", $"{project}-{Environment.ProcessId}")).FullName;
+        _temporary = Directory.CreateTempSubdirectory("postcopy-mutation-").FullName;
+        File.SetUnixFileMode(_temporary, File.GetUnixFileMode(_temporary) | UnixFileMode.OtherRead | UnixFileMode.OtherExecute | UnixFileMode.GroupRead | UnixFileMode.GroupExecute);
         Copy(new DirectoryInfo(built), _folder);
     }
 
@@ -79,7 +83,7 @@ internal sealed class TestRun : IDisposable
         };
 
         // Their turns (OneAssemblyAtATime) are for suites that measure each other's time; a mutant's tests run alone here.
-        start.Environment["TMPDIR"] = _folder;
+        start.Environment["TMPDIR"] = _temporary;
         start.Environment["DOTNET_DbgEnableMiniDump"] = "0";
         foreach (string name in classes)
         {
@@ -105,7 +109,11 @@ internal sealed class TestRun : IDisposable
         return new TestAnswer(ended ? Judge(process.ExitCode) : Verdict.Hung, FirstFailure(text), clock.Elapsed.TotalSeconds);
     }
 
-    public void Dispose() => Directory.Delete(_folder, recursive: true);
+    public void Dispose()
+    {
+        Directory.Delete(_folder, recursive: true);
+        Directory.Delete(_temporary, recursive: true);
+    }
 
     // Exit codes of Microsoft.Testing.Platform: 2 a test failed, 3 aborted, 8 no test ran, 13 stopped at the first failure.
     private static Verdict Judge(int exitCode) => exitCode switch

@@ -1,9 +1,10 @@
 /*
  * Received and not placed yet: a channel's staging window against the fault thread. The source sends page 1 only after
  * the vCPU got page 0, or at any time; it never sends a page twice, so what stays staged and awaited is lost. The
- * channel receives page 1 into the buffer that page 0 was in, and into the same entry of the window.
+ * channel receives page 1 into the buffer that page 0 was in, and into the same entry of the window. Once the channel has
+ * staged a page and seen that nobody asked for it, nobody does.
  *
- * Channel: StagingWindow.Add, FlushPages, PlaceTaken; ChannelPlacer.FlushPages before a read that may block.
+ * Channel: StagingWindow.AddUnstaged, PlaceAwaited, FlushPages, PlaceTaken; ChannelPlacer.FlushPages before a read that may block.
  * Reader: FaultReader.ServeMissing, StagingWindow.TryPlaceNow, PostcopyPlacer.TryPlaceStaged.
  */
 #define CHANNEL 0
@@ -31,6 +32,7 @@ byte touched = 2;
 byte refusals = 1;
 byte asked[2];
 bool got[2];
+bool unasked[2];
 
 /* COPY and the received bit; the copy reads the buffer when it gets to it. */
 inline place(by, what)
@@ -73,7 +75,19 @@ inline add_page(next)
 #else
     RELEASE(CHANNEL, STATE, STAGED);
 #endif
-    RELEASE(CHANNEL, COUNT, 1)
+    RELEASE(CHANNEL, COUNT, 1);
+#ifndef NO_FENCE_STAGED
+    FENCE(CHANNEL);
+#endif
+    if
+    :: LOAD(CHANNEL, REQUESTED + next) == 0 -> unasked[next] = true
+    :: else ->
+        take(CHANNEL);
+        if
+        :: won -> place(CHANNEL, next); RELEASE(CHANNEL, STATE, DONE)
+        :: else
+        fi
+    fi
 }
 
 inline flush(last)
@@ -126,7 +140,7 @@ active proctype Reader()
 {
     byte p;
     bit old;
-    bool won, mine, placed, asks;
+    bool won, mine, placed, found, asks;
 
 end:
     do
@@ -141,6 +155,7 @@ end:
         :: LOAD(READER, RECEIVED + p) == 1 -> goto next
         :: else
         fi;
+        found = false;
         placed = false;
         if
         :: LOAD(READER, COUNT) == 0 -> goto looked
@@ -163,20 +178,30 @@ end:
             :: mine -> place(READER, p); placed = true
             :: !mine
             fi;
+            found = mine;
 #ifdef NO_GIVING_BACK
             placed = true;
 #endif
             RELEASE(READER, STATE, (placed -> DONE : STAGED))
         :: else ->
             /* In the channel's hand. */
-            placed = LOAD(READER, STATE) == TAKEN && LOAD(READER, PAGE) == p
+            found = LOAD(READER, STATE) == TAKEN && LOAD(READER, PAGE) == p
         fi;
 looked:
         if
-        :: asks && !placed -> asked[p]++; assert(asked[p] == 1)
+        :: asks && !found ->
+#ifndef NO_THIRD_LOOK_AT_RECEIVED
+            if
+            :: LOAD(READER, RECEIVED + p) == 1 -> goto next
+            :: else
+            fi;
+#endif
+            asked[p]++;
+            assert(asked[p] == 1 && !unasked[p])
         :: else
         fi;
 next:
+        found = false;
         placed = false;
         won = false;
         mine = false;

@@ -31,6 +31,7 @@
 bool present[4];
 bool waits, queued, got;
 byte touched, asked;
+bool unasked[4];
 byte refusals = 1;
 chan urgent = [1] of { bit };
 
@@ -108,7 +109,7 @@ add_page:
             :: old == 1 -> place_staged()
             :: else
             fi
-        :: else
+        :: else -> unasked[p] = true
         fi
 #endif
     fi;
@@ -232,7 +233,7 @@ ended:
 active proctype Reader()
 {
     bit old;
-    bool won, placed;
+    bool won, placed, found, asks;
     byte first, block;
 
 end:
@@ -242,6 +243,7 @@ end:
     :: else
     fi;
     exchange(READER, REQUESTED + touched, 1, old);
+    asks = !old;
     if
     :: LOAD(READER, RECEIVED + touched) == 1 -> goto end
     :: else
@@ -264,9 +266,10 @@ end:
 #endif
     if
     :: block == 1 && first == 0 && LOAD(READER, HERE + touched) == 1 ->
+        found = true;
         exchange(READER, FREE + touched, 0, old);
         if
-        :: old == 0 -> placed = true
+        :: old == 0
         :: else ->
             /* TryAcquireShared; and the kernel may refuse for once. */
             atomic {
@@ -298,20 +301,43 @@ end:
     add(READER, VISITORS, 255);
 looked:
     if
-    :: !placed && asked == 0 -> asked++; urgent!0
+    :: !found && asks ->
+#ifndef NO_THIRD_LOOK_AT_RECEIVED
+        if
+        :: LOAD(READER, RECEIVED + touched) == 1 -> goto end
+        :: else
+        fi;
+#endif
+        assert(!unasked[touched]);
+        asked++;
+        urgent!0
     :: else
     fi;
     placed = false;
+    found = false;
     won = false;
     first = 0;
     block = 0;
     goto end
 }
 
-/* What was sent already is not sent again; page 1 may cross its own background copy. */
+/* What was sent already is not sent again; page 1 may cross its own background copy, above all when the host asked for it ahead. */
 active proctype Urgent()
 {
     bit old;
+
+    if
+    :: true ->
+        exchange(URGENT, REQUESTED + 1, 1, old);
+        if
+        :: !old ->
+            share(URGENT);
+            copy(URGENT, 1, 1);
+            unshare(URGENT)
+        :: else
+        fi
+    :: true
+    fi;
 
 end:
     urgent?0;

@@ -1,7 +1,8 @@
 /*
  * Runs of zero pages that are received and not placed yet: channel and fault thread both place pages of a run while it is in
  * sight, so nobody takes it; the entry is used again for another run. Page 1 is no page of zeros and in no run, but lies
- * between the start of the second run and the length of the first. Run 1 has pages 2 and 3, run 2 has page 0.
+ * between the start of the second run and the length of the first. Run 1 has pages 2 and 3, run 2 has page 0. Once the
+ * channel has shown a run and seen that nobody asked for its page, nobody does.
  *
  * Channel: StagingWindow.AddZeros, PlaceZeroRuns. Reader: FaultReader.ServeMissing, StagingWindow.TryPlaceZeroNow.
  */
@@ -14,7 +15,8 @@
 #define COUNT 2    /* _zeroCount */
 #define VISITORS 3 /* _zeroVisitors */
 #define RECEIVED 4 /* of pages 0 to 2 */
-#define VARIABLES 7
+#define REQUESTED 7
+#define VARIABLES 10
 
 #include "weak.h"
 
@@ -23,7 +25,8 @@
 bool present[3];
 bool waits, queued;
 byte touched = NOBODY;
-bool asked[3];
+bool unasked[3];
+byte refusals = 1;
 byte touches;
 
 /* ZEROPAGE wakes whoever waits; a page that is there is left as it is. */
@@ -49,10 +52,17 @@ inline add_run(first, pages)
     STORE(CHANNEL, FIRST, first);
     STORE(CHANNEL, PAGES, pages);
 #ifdef NO_RELEASE_COUNT
-    STORE(CHANNEL, COUNT, 1)
+    STORE(CHANNEL, COUNT, 1);
 #else
-    RELEASE(CHANNEL, COUNT, 1)
+    RELEASE(CHANNEL, COUNT, 1);
 #endif
+#ifndef NO_FENCE_STAGED
+    FENCE(CHANNEL);
+#endif
+    if
+    :: LOAD(CHANNEL, REQUESTED + first) == 0 -> unasked[first] = true
+    :: else -> zero(CHANNEL, first)
+    fi
 }
 
 inline flush(page)
@@ -90,12 +100,13 @@ active proctype Reader()
 {
     byte p;
     bit old;
-    bool placed;
+    bool found;
 
 end:
     do
     :: atomic { queued -> queued = false; p = touched }
-        placed = false;
+        found = false;
+        exchange(READER, REQUESTED + p, 1, old);
         if
         :: LOAD(READER, RECEIVED + p) == 1 -> goto next
         :: else
@@ -113,7 +124,13 @@ end:
         :: LOAD(READER, COUNT) == 1 ->
             old = p >= LOAD(READER, FIRST);
             if
-            :: old && p - LOAD(READER, FIRST) < LOAD(READER, PAGES) -> zero(READER, p); placed = true
+            :: old && p - LOAD(READER, FIRST) < LOAD(READER, PAGES) ->
+                found = true;
+                /* The kernel may refuse for once: the channel places it. */
+                if
+                :: refusals > 0 -> refusals--
+                :: zero(READER, p)
+                fi
             :: else
             fi
         :: else
@@ -125,7 +142,14 @@ end:
 #endif
 looked:
         if
-        :: !placed -> asked[p] = true
+        :: !found ->
+#ifndef NO_THIRD_LOOK_AT_RECEIVED
+            if
+            :: LOAD(READER, RECEIVED + p) == 1 -> goto next
+            :: else
+            fi;
+#endif
+            assert(!unasked[p])
         :: else
         fi;
 next:

@@ -80,17 +80,18 @@ internal sealed partial class FillingStretch
         return result;
     }
 
-    private bool PlaceVisited(RamBlock block, long page, int index)
+    private void PlaceVisited(RamBlock block, long page, int index)
     {
         Volatile.Write(ref _disturbed, true);
         if (_placer.TryPlaceStaged(block, page, IsZero(index) ? 0 : SourceOf(index)))
         {
             _ = Interlocked.And(ref _here[index >> 6], ~Bit(index));
-            return true;
         }
-
-        _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
-        return false;
+        else
+        {
+            // What could not be placed at once is given back: the stretch is spoiled, and its channel places it soon.
+            _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
+        }
     }
 
     private static void Keep(ref PlaceResult worst, PlaceResult result)

@@ -36,6 +36,7 @@ internal sealed partial class FillingStretch : IDisposable
     private int _zeros;
     private int _visitors;
     private bool _disturbed;
+    private bool _sparse;
     private bool _wasClear;
     private int _skip;
     private int _backOff;
@@ -45,35 +46,23 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>True while pages of an unfinished stretch are staged.</summary>
     internal bool IsFilling => _block is not null;
 
-    /// <summary>True when the stretch can only be copied any more.</summary>
-    internal bool IsDisturbed => Volatile.Read(ref _disturbed);
+    /// <summary>True when the stretch can only be copied any more, and takes nothing.</summary>
+    internal bool IsSpoiled => _sparse || Volatile.Read(ref _disturbed);
+
+    /// <summary>True when all its pages are here.</summary>
+    internal bool IsFull => _block is not null && _count == Pages;
 
     /// <summary>True for a page of the stretch that is filling.</summary>
     internal bool Holds(RamBlock block, long page) => _block == block && (ulong)(page - _first) < Pages;
 
-    /// <summary>
-    /// True when zero pages continue the stretch. One that they make too sparse for a huge page is placed, and holds nothing more.
-    /// </summary>
-    internal bool TakesZeros(RamBlock block, long page, int pages, ref PlaceResult worst)
+    /// <summary>True when zero pages of the stretch that is filling still leave it dense enough for a huge page.</summary>
+    internal bool TakesZeros(long page, int pages)
     {
-        if (!Holds(block, page))
-        {
-            return false;
-        }
-
-        if (_zeros + Math.Min(pages, Pages - (page - _first)) <= _placer.MostZeros)
-        {
-            return true;
-        }
-
-        End(StretchFallback.Sparse, ref worst);
-        return false;
+        _sparse |= !IsFull && _zeros + Math.Min(pages, Pages - (page - _first)) > _placer.MostZeros;
+        return !IsSpoiled;
     }
 
-    /// <summary>
-    /// Takes the first of neighbouring pages when they continue the stretch or begin one. A stretch that gets its last page
-    /// is placed.
-    /// </summary>
+    /// <summary>Takes those of neighbouring pages that belong to the stretch; the first does. Places none but awaited ones.</summary>
     /// <param name="block">Their block.</param>
     /// <param name="page">The first one.</param>
     /// <param name="source">Their content, one behind the other; 0 for zeros.</param>
@@ -82,14 +71,14 @@ internal sealed partial class FillingStretch : IDisposable
     /// <returns>How many were taken; with 0, the first must be placed by other means.</returns>
     internal int Add(RamBlock block, long page, nuint source, int pages, ref PlaceResult worst)
     {
-        if (!MayAdd(block, page, ref worst))
+        int index = (int)(page - _first);
+        pages = Math.Min(pages, Pages - index);
+        if (IsSpoiled)
         {
             return 0;
         }
 
-        int index = (int)(page - _first);
-        pages = Math.Min(pages, Pages - index);
-        if (IsDisturbed || block.Requested.AnySet(page, pages))
+        if (block.Requested.AnySet(page, pages))
         {
             Volatile.Write(ref _disturbed, true);
             return 0;
@@ -109,23 +98,16 @@ internal sealed partial class FillingStretch : IDisposable
             }
         }
 
-        if (_count == Pages && !IsDisturbed)
-        {
-            Complete(ref worst);
-        }
-
         return pages;
     }
 
-    /// <summary>Where the content of neighbouring pages may be put before <see cref="Add"/> is told of them.</summary>
-    /// <param name="block">Their block.</param>
+    /// <summary>Where the content of neighbouring pages of the stretch may be put before <see cref="Add"/> is told of them.</summary>
     /// <param name="page">The first one.</param>
     /// <param name="pages">How many are expected; how many there is room for.</param>
-    /// <param name="worst">The first placement that did not succeed.</param>
     /// <returns>The address; 0 when they would not be taken.</returns>
-    internal nuint RoomFor(RamBlock block, long page, ref int pages, ref PlaceResult worst)
+    internal nuint RoomFor(long page, ref int pages)
     {
-        if (!MayAdd(block, page, ref worst) || IsDisturbed)
+        if (IsSpoiled)
         {
             return 0;
         }
@@ -143,26 +125,21 @@ internal sealed partial class FillingStretch : IDisposable
         return SourceOf(index);
     }
 
-    /// <summary>True for memory that <see cref="RoomFor"/> may have given away.</summary>
-    internal bool Owns(nuint source) => _staging is { } staging && source - staging.Address <= HugeStaging.Bytes;
-
-    /// <summary>Places what is there page by page, awaited pages first, and ends the stretch.</summary>
-    internal void End(StretchFallback reason, ref PlaceResult worst)
+    /// <summary>Places what is there, as a huge page when it is full and was touched by nobody, and ends the stretch.</summary>
+    internal void Finish(ref PlaceResult worst)
     {
-        if (_block is not { } block)
+        if (IsFull && !IsSpoiled)
         {
-            return;
+            Complete(ref worst);
         }
-
-        _placer.CountFallback(IsDisturbed ? StretchFallback.Disturbed : reason);
-        PlaceFree(block, ref worst);
-        Clear();
-
-        // What the fault thread had in hand and gave back.
-        PlaceFree(block, ref worst);
+        else
+        {
+            End(_sparse ? StretchFallback.Sparse : StretchFallback.Unfinished, ref worst);
+        }
     }
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
+    /// <returns>True when it is here: placed now, or by the channel's thread before that waits for more.</returns>
     internal bool TryPlaceNow(RamBlock block, long page)
     {
         if (Volatile.Read(ref _block) != block)
@@ -174,21 +151,23 @@ internal sealed partial class FillingStretch : IDisposable
         // at after the block: before, it could be that of a stretch which ended since, and another one's content placed for it.
         _ = Interlocked.Increment(ref _visitors);
         InterleavingPoint.Yield("stretch.visiting");
-        bool placed = false;
+        bool here = false;
         if (Volatile.Read(ref _block) == block)
         {
             InterleavingPoint.Yield("stretch.visited");
             long index = page - Volatile.Read(ref _first);
-            if ((ulong)index < Pages && IsHere((int)index))
+            here = (ulong)index < Pages && IsHere((int)index);
+
+            // Else in hand of the channel's thread: its commit comes after our "requested" and ends the stall.
+            if (here && TryTake((int)index))
             {
-                // In hand of the channel's thread: its commit comes after our "requested" and ends the stall.
-                placed = !TryTake((int)index) || PlaceVisited(block, page, (int)index);
+                PlaceVisited(block, page, (int)index);
             }
         }
 
         InterleavingPoint.Yield("stretch.leaving");
         _ = Interlocked.Decrement(ref _visitors);
-        return placed;
+        return here;
     }
 
     public void Dispose() => _staging?.Dispose();
@@ -205,13 +184,9 @@ internal sealed partial class FillingStretch : IDisposable
         return (Interlocked.And(ref _free[index >> 6], ~Bit(index)) & Bit(index)) != 0;
     }
 
-    private bool TryBegin(RamBlock block, long page)
+    /// <summary>Begins with nothing, where <see cref="PostcopyPlacer.MayMove"/> lets it.</summary>
+    internal bool TryBegin(RamBlock block, long page)
     {
-        if (!_placer.MayMove(block, page))
-        {
-            return false;
-        }
-
         if (_skip > 0)
         {
             _skip--;
@@ -237,6 +212,7 @@ internal sealed partial class FillingStretch : IDisposable
         Array.Clear(_zero, 0, Words);
         _count = 0;
         _zeros = 0;
+        _sparse = false;
         Volatile.Write(ref _disturbed, false);
         Volatile.Write(ref _first, page);
         InterleavingPoint.Yield("stretch.first");
@@ -244,28 +220,6 @@ internal sealed partial class FillingStretch : IDisposable
         // Release: the fault thread that sees the block sees empty bits and the right place.
         Volatile.Write(ref _block, block);
         return true;
-    }
-
-    /// <summary>True when the page belongs to the stretch that is filling, or to one that can begin with it.</summary>
-    private bool MayAdd(RamBlock block, long page, ref PlaceResult worst)
-    {
-        if (Holds(block, page))
-        {
-            return true;
-        }
-
-        if ((page & (Pages - 1)) != 0 || !_placer.MayMove(block, page))
-        {
-            return false;
-        }
-
-        if (_block is not null)
-        {
-            // The source went on elsewhere, and nothing says that it comes back.
-            End(StretchFallback.Unfinished, ref worst);
-        }
-
-        return TryBegin(block, page);
     }
 
     private void Fill(int index, int pages, nuint source)
@@ -323,15 +277,25 @@ internal sealed partial class FillingStretch : IDisposable
         }
     }
 
-    private void Complete(ref PlaceResult worst)
+    /// <summary>Places what is there page by page, awaited pages first.</summary>
+    private void End(StretchFallback reason, ref PlaceResult worst)
     {
-        RamBlock block = _block!;
-        if (_zeros > _placer.MostZeros)
+        if (_block is not { } block)
         {
-            End(StretchFallback.Sparse, ref worst);
             return;
         }
 
+        _placer.CountFallback(Volatile.Read(ref _disturbed) ? StretchFallback.Disturbed : reason);
+        PlaceFree(block, ref worst);
+        Clear();
+
+        // What the fault thread had in hand and gave back.
+        PlaceFree(block, ref worst);
+    }
+
+    private void Complete(ref PlaceResult worst)
+    {
+        RamBlock block = _block!;
         ClearZeros();
         if (!TryTakeAll())
         {

@@ -37,6 +37,7 @@ public sealed partial class PostcopyPlacer
     }
 
     /// <summary>For the fault thread: places a page that some channel has already received. Never waits.</summary>
+    /// <returns>True when one has it: it is placed, or its channel places it soon. The source need not be asked.</returns>
     internal bool TryPlaceStaged(RamBlock block, long page)
     {
         foreach (StagingWindow window in Volatile.Read(ref _windows))

@@ -27,12 +27,12 @@ public sealed partial class StagingWindow
     }
 
     /// <summary>
-    /// Content begins a stretch, zeros only continue one: a stretch that ends is placed, and what is received behind it would
-    /// be out of sight so long. Zeros that a stretch begins with are taken out of their run when its content comes.
+    /// Content begins a stretch, zeros only continue one: most zeros belong to none. Zeros that a stretch begins with are taken
+    /// out of their run when its content comes.
     /// </summary>
     private int AddToStretch(RamBlock block, long page, nuint source, int pages)
     {
-        if (_stretch is null || (source == 0 && !_stretch.TakesZeros(block, page, pages, ref _worst)))
+        if (_stretches is null || (source == 0 && !_stretches.TakesZeros(block, page, pages)))
         {
             return 0;
         }
@@ -43,7 +43,7 @@ public sealed partial class StagingWindow
         }
 
         long again = source == 0 ? block.Received.CountSet(page, Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)))) : 0;
-        int taken = _stretch.Add(block, page, source, pages, ref _worst);
+        int taken = _stretches.Add(block, page, source, pages, ref _worst);
         if (taken > 0)
         {
             _placer.CountAgain(again);
@@ -56,14 +56,14 @@ public sealed partial class StagingWindow
     private void BeginWithZeros(RamBlock block, long page)
     {
         int zeros = (int)(page & (FillingStretch.Pages - 1));
-        if (_stretch is null || _zeroCount == 0 || zeros == 0 || zeros > _placer.MostZeros || _stretch.Holds(block, page))
+        if (_stretches is null || _zeroCount == 0 || zeros == 0 || zeros > _placer.MostZeros || _stretches.Holds(block, page))
         {
             return;
         }
 
         ref ZeroRun last = ref _zeros[_zeroCount - 1];
         if (last.Block == block && last.First + last.Pages == page && last.Pages >= zeros &&
-            _stretch.Add(block, page - zeros, 0, zeros, ref _worst) == zeros)
+            _stretches.Add(block, page - zeros, 0, zeros, ref _worst) == zeros)
         {
             // In sight twice for a moment: who of two comes later finds the page received.
             Volatile.Write(ref last.Pages, last.Pages - zeros);
@@ -86,11 +86,6 @@ public sealed partial class StagingWindow
         _placer.CountAgain(block.Received.CountSet(page, pages));
         if (!TryExtendZeros(block, page, pages))
         {
-            if (_zeroCount == MostZeroRuns)
-            {
-                FlushWindow();
-            }
-
             if (_zeroCount == _zeros.Length)
             {
                 // Release: the runs are copied before the array is seen; whoever has the old one finds in it what was there.
@@ -115,6 +110,9 @@ public sealed partial class StagingWindow
 
         _zeroPages += pages;
         InterleavingPoint.Yield("zeros.staged");
+
+        // Full fence, as in AddUnstaged.
+        Interlocked.MemoryBarrier();
         Keep(ref _worst, _placer.PlaceAwaitedZeros(block, page, pages));
     }
 
@@ -148,7 +146,7 @@ public sealed partial class StagingWindow
         // looks for visitors. Model: tests/models/zeros.pml.
         _ = Interlocked.Increment(ref _zeroVisitors);
         InterleavingPoint.Yield("zeros.announced");
-        bool placed = false;
+        bool found = false;
         int count = Volatile.Read(ref _zeroCount);
         InterleavingPoint.Yield("zeros.counted");
 
@@ -162,13 +160,14 @@ public sealed partial class StagingWindow
             if (unchecked((ulong)(page - run.First) < (ulong)Volatile.Read(ref run.Pages)) && run.Block == block)
             {
                 InterleavingPoint.Yield("zeros.found");
-                placed = _placer.TryPlaceStaged(block, page, 0);
+                _ = _placer.TryPlaceStaged(block, page, 0);
+                found = true;
                 break;
             }
         }
 
         _ = Interlocked.Decrement(ref _zeroVisitors);
-        return placed;
+        return found;
     }
 
     /// <summary>Where runs that are in order have the page, if one of them has it.</summary>

@@ -32,7 +32,7 @@ public sealed partial class StagingWindow : IDisposable
     private readonly RamBlock?[] _blocks;
     private readonly nuint[] _sources;
     private readonly int[] _states;
-    private readonly FillingStretch? _stretch;
+    private readonly StretchPair? _stretches;
     private nuint _run;
     private int _count;
     private PlaceResult _worst = s_placed;
@@ -45,7 +45,7 @@ public sealed partial class StagingWindow : IDisposable
         _blocks = new RamBlock?[capacity];
         _sources = new nuint[capacity];
         _states = new int[capacity];
-        _stretch = stretches ? new FillingStretch(placer) : null;
+        _stretches = stretches ? new StretchPair(placer) : null;
         _run = NativeZeroMemory.Map(RunBytes);
     }
 
@@ -56,13 +56,13 @@ public sealed partial class StagingWindow : IDisposable
     public int Capacity { get; }
 
     /// <summary>True when no page can be added before a flush.</summary>
-    public bool IsFull => _count == Capacity || _zeroCount == MostZeroRuns;
+    public bool IsFull => _count == Capacity || _zeroCount == MostZeroRuns || _stretches is { IsFull: true };
 
     /// <summary>Pages inside, without those of a stretch that is filling.</summary>
     public int Count => (int)Math.Min(int.MaxValue, _count + _zeroPages);
 
     /// <summary>True while a stretch of 2 MiB is filling: its pages are copied already, and not placed.</summary>
-    public bool IsFilling => _stretch is { IsFilling: true };
+    public bool IsFilling => _stretches is { IsFilling: true };
 
     /// <summary>Adds a page that is to be placed.</summary>
     /// <param name="block">An attached block.</param>
@@ -74,7 +74,7 @@ public sealed partial class StagingWindow : IDisposable
         ArgumentNullException.ThrowIfNull(block);
         if (IsFull)
         {
-            throw new InvalidOperationException($"The window holds {Capacity} pages; flush it first.");
+            throw new InvalidOperationException($"The window holds {Capacity} pages, and two stretches; flush it first.");
         }
 
         AddRun(block, block.PageSize.IndexOf(offset), source, 1);
@@ -114,8 +114,21 @@ public sealed partial class StagingWindow : IDisposable
     public nuint RoomFor(RamBlock block, long offset, ref int pages)
     {
         ArgumentNullException.ThrowIfNull(block);
-        BeginWithZeros(block, block.PageSize.IndexOf(offset));
-        return _stretch?.RoomFor(block, block.PageSize.IndexOf(offset), ref pages, ref _worst) ?? 0;
+        long page = block.PageSize.IndexOf(offset);
+        BeginWithZeros(block, page);
+        if (_stretches is null || (!_stretches.Holds(block, page) && !_stretches.MayBegin(block, page)))
+        {
+            return 0;
+        }
+
+        if (!_stretches.Holds(block, page))
+        {
+            // The caller goes on to wait for the next one: the last one is not left staged. And it may be put where a page
+            // lies that was received for a stretch which did not want it any more.
+            FlushAll();
+        }
+
+        return _stretches.RoomFor(block, page, ref pages);
     }
 
     /// <summary>
@@ -125,8 +138,7 @@ public sealed partial class StagingWindow : IDisposable
     /// <returns>Placed, or the first placement that did not succeed since the last flush; the pages after it were still tried.</returns>
     public PlaceResult Flush()
     {
-        _worst = PlacePages();
-        _stretch?.End(StretchFallback.Unfinished, ref _worst);
+        FlushAll();
         return TakeWorst();
     }
 
@@ -145,15 +157,16 @@ public sealed partial class StagingWindow : IDisposable
     public void Dispose()
     {
         _placer.RemoveWindow(this);
-        _stretch?.Dispose();
+        _stretches?.Dispose();
         Release();
         GC.SuppressFinalize(this);
     }
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
+    /// <returns>True when it is here: placed now, or by the channel's thread before that waits for more.</returns>
     internal bool TryPlaceNow(RamBlock block, long page)
     {
-        if (_stretch is not null && _stretch.TryPlaceNow(block, page))
+        if (_stretches is not null && _stretches.TryPlaceNow(block, page))
         {
             return true;
         }
@@ -180,7 +193,8 @@ public sealed partial class StagingWindow : IDisposable
                 Volatile.Write(ref _states[i], placed ? Done : Staged);
                 if (mine)
                 {
-                    return placed;
+                    // What could not be placed at once is given back, and its channel places it, or says that nobody can.
+                    return true;
                 }
             }
             else if (Volatile.Read(ref _states[i]) == Taken && _pages[i] == page && Volatile.Read(ref _blocks[i]) == block)
@@ -230,11 +244,9 @@ public sealed partial class StagingWindow : IDisposable
         Volatile.Write(ref _count, 0);
         PlaceZeroRuns(ref worst);
 
+        // After the pages: some may have been received into a stretch that did not want them any more.
         _worst = worst;
-        if (_stretch is { IsDisturbed: true })
-        {
-            _stretch.End(StretchFallback.Disturbed, ref _worst);
-        }
+        _stretches?.Settle(ref _worst);
 
         // The finalizer unmaps the buffer that the kernel was just copying from.
         GC.KeepAlive(this);
@@ -250,19 +262,32 @@ public sealed partial class StagingWindow : IDisposable
 
     private void AddRun(RamBlock block, long page, nuint source, int pages)
     {
+        bool flushed = false;
         while (pages > 0)
         {
+            if (IsFull)
+            {
+                FlushWindow();
+                flushed = true;
+            }
+
             int taken = AddToStretch(block, page, source, pages);
             if (taken == 0)
             {
                 // As far as the next stretch, which may begin there.
-                taken = _stretch is null ? pages : (int)Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)));
+                taken = _stretches is null ? pages : (int)Math.Min(pages, FillingStretch.Pages - (page & (FillingStretch.Pages - 1)));
                 taken = AddUnstaged(block, page, source, taken);
             }
 
             page += taken;
             pages -= taken;
             source += source == 0 ? 0 : (nuint)(taken * block.PageSize.Bytes);
+        }
+
+        if (flushed)
+        {
+            // Perhaps received into a stretch that did not want them, and that was ended since: the next may be put there.
+            FlushWindow();
         }
     }
 
@@ -272,11 +297,6 @@ public sealed partial class StagingWindow : IDisposable
         {
             AddZeros(block, page, pages);
             return pages;
-        }
-
-        if (IsFull)
-        {
-            FlushWindow();
         }
 
         int count = _count;
@@ -295,17 +315,21 @@ public sealed partial class StagingWindow : IDisposable
 
         InterleavingPoint.Yield("window.staged");
         Volatile.Write(ref _count, count + pages);
-        PlaceAwaited(count, count + pages, ref _worst);
-        if (_stretch?.Owns(source) == true)
-        {
-            // Received into a stretch that does not want it any more; the next one may be put there.
-            FlushWindow();
-        }
 
+        // Full fence: in sight before the look at "requested". The partner is FaultReader.ServeMissing, which sets that bit and
+        // then looks here: one of the two finds the other, and the source is asked for nothing that is here.
+        Interlocked.MemoryBarrier();
+        PlaceAwaited(count, count + pages, ref _worst);
         return pages;
     }
 
     private void FlushWindow() => _worst = PlacePages();
+
+    private void FlushAll()
+    {
+        FlushWindow();
+        _stretches?.Finish(ref _worst);
+    }
 
     /// <summary>Who waits need not wait for the rest of what was received, nor for the run that it belongs to.</summary>
     private void PlaceAwaited(int from, int to, ref PlaceResult worst)

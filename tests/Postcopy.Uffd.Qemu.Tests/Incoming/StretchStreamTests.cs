@@ -61,6 +61,48 @@ public sealed class StretchStreamTests
         await migration.Destination.CloseAsync(MissingPagePolicy.KeepWaiting);
     }
 
+    [Fact(Timeout = Limit)]
+    public async Task WhatWasReceivedBehindAStretchThatTheSourceLeftIsNotAskedFor()
+    {
+        // A piece of a stretch, then the beginning of the next: all are in one receive buffer.
+        const int First = 80, Next = 40;
+        WireBytes wire = new WireBytes().Begin(("pc.ram", Ram, null)).Discard("pc.ram", (0, Ram)).Package().Part().NamedPage("pc.ram", 0, 1);
+        for (int page = 1; page < First; page++)
+        {
+            wire.NextPage((ulong)page << 12, (byte)page);
+        }
+
+        for (int page = 512; page < 512 + Next; page++)
+        {
+            wire.NextPage((ulong)page << 12, (byte)page);
+        }
+
+        long early = 0;
+        for (int round = 0; round < 20; round++)
+        {
+            await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", Ram)), null, new QemuIncomingOptions { RecoverTimeout = TimeSpan.FromSeconds(60) });
+            migration.Offer(MigrationChannel.FromStream(new Replay(wire.ToArray())));
+            Task<CompletionReport> receiving = migration.Receive();
+            RamBlock block = await Eventually(() => migration.Destination.Blocks.Blocks.FirstOrDefault());
+            Thread vcpu = new(() =>
+            {
+                // While the stretch that was left is being placed.
+                byte[] one = new byte[1];
+                SpinWait.SpinUntil(() => block.Received.Test(0));
+                block.Read((512 + Next - 1) * 4096L, one);
+            })
+            { IsBackground = true };
+            vcpu.Start();
+            _ = await Eventually(() => block.Received.CountSet() == First + Next ? block : null);
+            Assert.True(vcpu.Join(Limit / 2));
+            Assert.Equal(0, migration.Destination.Faults.Requests);
+            early += migration.Destination.Placer.Statistics.StagedPagesPlacedOnFault;
+            Assert.False(receiving.IsCompleted, receiving.Exception?.ToString());
+        }
+
+        Assert.NotEqual(0, early);
+    }
+
     private static async Task<T> Eventually<T>(Func<T?> look)
         where T : class
     {

@@ -41,20 +41,27 @@ public sealed class ClaimTests
         Assert.False(bench.IsPresent(0));
     });
 
-    [Fact(Timeout = Limit)]
-    public async Task TheFaultThreadLeavesAStagedPageToItsChannelWhileTheStretchIsHeld() => await Task.Run(() =>
+    [Theory(Timeout = Limit)]
+    [InlineData(false, false)]
+    [InlineData(true, false)]
+    [InlineData(false, true)]
+    public async Task TheFaultThreadLeavesAStagedPageToItsChannelWhileTheStretchIsHeld(bool zero, bool stretches) => await Task.Run(() =>
     {
-        using PlacerBench bench = new(RawMapping.Anonymous(8));
-        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
-        window.Add(bench.Block, 3 * 4096, 0);
+        using StretchBench bench = new(1);
+        using StagingWindow window = bench.Placer.CreateWindow(stretches);
+        nuint source = bench.Source(0, 4);
+        window.Add(bench.Block, 0, zero ? 0 : source, 4);
         bench.Block.Claims.AcquireExclusive(0, 1);
 
-        Assert.False(bench.Placer.TryPlaceStaged(bench.Block, 3));
+        // Found, so the source is not asked for it.
+        Assert.True(bench.Placer.TryPlaceStaged(bench.Block, 3));
 
         bench.Block.Claims.ReleaseExclusive(0, 1);
         Assert.False(bench.Block.Received.Test(3));
-        Assert.True(window.Flush().IsReceived);
+        Assert.True(window.FlushPages().IsReceived);
         Assert.True(bench.Block.Received.Test(3));
+        bench.AssertPage(3, zero ? -1 : 3);
+        Pages.Free(source);
     });
 
     [Fact(Timeout = Limit)]

@@ -94,6 +94,29 @@ public sealed class PageRunTests
     });
 
     [Fact(Timeout = Limit)]
+    public async Task MorePagesThanTheWindowHoldsInAStretchThatSomebodyTouchedAreNotOverwrittenByTheNextOne() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(2);
+        using StagingWindow window = bench.Placer.CreateWindow(capacity: 100);
+        int pages = PerStretch;
+        nuint room = window.RoomFor(bench.Block, 0, ref pages);
+        Assert.Equal((true, PerStretch), (room != 0, pages));
+        for (int i = 0; i < PerStretch; i++)
+        {
+            StretchBench.Fill(room + (nuint)(i * 4096), i);
+        }
+
+        _ = bench.Block.Requested.TestAndSet(3);
+        nuint next = bench.Source(PerStretch, PerStretch);
+        window.Add(bench.Block, 0, room, PerStretch);
+        window.Add(bench.Block, StretchBench.Bytes, next, PerStretch);
+
+        Assert.True(window.Flush().IsReceived);
+        bench.AssertContent(0, 2 * PerStretch);
+        Pages.Free(next);
+    });
+
+    [Fact(Timeout = Limit)]
     public async Task OfALongRunOfZerosWhatIsWaitedForIsPlacedAtOnceAndTheRestTogether() => await Task.Run(() =>
     {
         using StretchBench bench = new(3);

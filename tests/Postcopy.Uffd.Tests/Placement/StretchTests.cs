@@ -196,6 +196,50 @@ public sealed class StretchTests
         Assert.Equal((1L, 1L), (bench.Placer.Statistics.StretchesMoved, bench.Placer.Statistics.StretchesUnfinished));
     });
 
+    [Theory(Timeout = Limit)]
+    [InlineData(50)]
+    [InlineData(PerStretch)]
+    public async Task WhatLiesBehindTheEndOfAStretchIsInSightBeforeThatStretchIsPlaced(int first) => await Task.Run(() =>
+    {
+        // All this has been received at once: a stretch in part or whole, the beginning of the next, and that of a third.
+        using StretchBench bench = new(3);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint source = bench.Source(0, 3 * PerStretch);
+        foreach ((int page, int count) in new[] { (0, first), (PerStretch, 20), (2 * PerStretch, 20) })
+        {
+            window.Add(bench.Block, page * 4096L, source + (nuint)(page * 4096), count);
+        }
+
+        Assert.Equal((0L, 3L * PerStretch), (bench.Placer.Statistics.Operations, bench.Block.MissingPages));
+        foreach (int page in new[] { 2 * PerStretch + 19, PerStretch + 19, first - 1 })
+        {
+            Assert.True(bench.Placer.TryPlaceStaged(bench.Block, page));
+            bench.AssertPage(page, page);
+        }
+
+        Assert.True(window.Flush().IsReceived);
+        bench.AssertContent(0, first);
+        bench.AssertContent(PerStretch, PerStretch + 20);
+        bench.AssertContent(2 * PerStretch, (2 * PerStretch) + 20);
+        Assert.Equal(first + 40, (3 * PerStretch) - bench.Block.MissingPages);
+        Pages.Free(source);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task AsManyStretchesAsAreAtHandBecomeHugePages() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(5);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint source = bench.Source(0, 5 * PerStretch);
+
+        window.Add(bench.Block, 0, source, 5 * PerStretch);
+
+        Assert.True(window.Flush().IsReceived);
+        bench.AssertContent(0, 5 * PerStretch);
+        Assert.Equal(5, bench.Placer.Statistics.StretchesMoved);
+        Pages.Free(source);
+    });
+
     [Fact(Timeout = Limit)]
     public async Task StagedPagesAreOutOfSightOnceTheStretchIsOver() => await Task.Run(() =>
     {
