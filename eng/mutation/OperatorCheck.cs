@@ -14,17 +14,19 @@ internal static class OperatorCheck
     private static readonly Dictionary<string, Area> s_areas = new()
     {
         ["Blocktime"] = new("Postcopy.Uffd", "Blocktime", "Postcopy.Uffd.Tests",
-            ["BlocktimeCasesTests", "BlocktimeTrackerTests", "BlocktimeReportTests", "TimelineTests"],
+            ["GoldenReportTests", "BlocktimeCasesTests", "BlocktimeTrackerTests", "BlocktimeReportTests", "TimelineTests"],
             ["BlocktimeOracleTests", "BlocktimeInterleavingTests"]),
         ["Ram"] = new("Postcopy.Uffd", "Ram", "Postcopy.Uffd.Tests",
-            ["PageBitmapTests", "RamBlockRegistryTests", "PresentLeaseTests", "FaultReaderTests"],
-            ["PlacerTests", "DestinationPipelineTests", "MemoryEventTests", "HandoffTests", "HandoffMessageTests"]),
+            ["PageBitmapTests", "RamBlockRegistryTests", "PresentLeaseTests", "FaultReaderTests", "GuestMemoryTests", "ClaimTests"],
+            ["PlacerTests", "DestinationPipelineTests", "MemoryEventTests", "HandoffTests", "HandoffMessageTests", "SplitMappingTests"]),
         ["Placement"] = new("Postcopy.Uffd", "Placement", "Postcopy.Uffd.Tests",
-            ["PlacerTests", "StagingWindowTests", "StretchTests", "MirrorTests", "FaultReaderTests"],
-            ["HugetlbPlacerTests", "MetricsTests", "SimulationTests.EverybodyIsServedWithTheRightBytesInEverySchedule"]),
+            ["PlacerTests", "StagingWindowTests", "StretchTests", "StretchSafetyTests", "ClaimTests", "PageRunTests", "MirrorTests", "SplitMappingTests", "FaultReaderTests"],
+            ["HugetlbPlacerTests", "MemoryPolicyTests", "StretchForkTests", "PoisonPlacementTests", "MetricsTests", "ProtocolInterleavingTests",
+                "SimulationTests.EverybodyIsServedWithTheRightBytesInEverySchedule"]),
         ["Wire"] = new("Postcopy.Uffd.Qemu", "Wire", "Postcopy.Uffd.Qemu.Tests",
-            ["GoldenStreamTests", "MalformedStreamTests", "LimitTests", "XbzrleDeltaTests", "ResumedSequenceTests", "ZlibInflaterTests"],
-            ["TruncationTests", "MutationTests", "AllocationTests", "DevicePackageTests", "ChecksumTests"]),
+            ["GoldenStreamTests", "MalformedStreamTests", "LimitTests", "XbzrleDeltaTests", "ResumedSequenceTests", "PageRunTests", "HeadChecksumTests"],
+            ["ZlibInflaterTests", "TruncationTests", "MutationTests", "AllocationTests", "DevicePackageTests", "ChecksumTests", "HandWrittenStreamTests",
+                "QemuSourceTests", "StretchStreamTests"]),
     };
 
     /// <returns>0 when at least 80 of 100 mutants of each area are noticed.</returns>
