@@ -295,6 +295,40 @@ public sealed class BlocktimeTrackerTests
     }
 
     [Fact]
+    public void ThreadIdsThatFallTogetherKeepTheirOwnStalls()
+    {
+        // Ids at random: dozens of them begin at the same place of the table.
+        const int Vcpus = 500;
+        Random random = new(1);
+        uint[] ids = [.. Enumerable.Range(0, 4 * Vcpus).Select(_ => (uint)random.Next(1, 4_000_000)).Distinct().Take(Vcpus)];
+        using BlocktimeTracker tracker = new(new BlocktimeOptions { MaxSlots = Vcpus });
+        VcpuSlot[] slots = [.. ids.Select(id => tracker.AddVcpu(id, 0))];
+        for (int i = 0; i < Vcpus; i++)
+        {
+            tracker.Fault(ids[i], A, 0);
+            tracker.Place(A, i + 1);
+        }
+
+        BlocktimeReport report = tracker.Snapshot(Vcpus);
+        Assert.All(slots, slot => Assert.Equal((1L, slot.Index + 1L), (report.Vcpus[slot.Index].Episodes, report.Vcpus[slot.Index].BlocktimeNanoseconds)));
+        Assert.Equal(0, report.OtherLatency.Count);
+    }
+
+    [Fact]
+    public void ADelayThatTheHostDoesNotKnowIsNotCounted()
+    {
+        using BlocktimeTracker tracker = new();
+        _ = tracker.AddVcpu(1);
+        tracker.Fault(1, A, 100);
+        tracker.Place(A, 200);
+        Assert.Equal((default, default), (tracker.Snapshot(300).ReaderDelay, tracker.Snapshot(300).StampDelay));
+
+        tracker.Confirm(tracker.Begin(1, A, 1000, wokeAt: 900).Ticket);
+        tracker.End(A, 4096, 2000, calledAt: 1930);
+        Assert.Equal((new DelaySummary(1, 100, 100), new DelaySummary(1, 70, 70)), (tracker.Snapshot(3000).ReaderDelay, tracker.Snapshot(3000).StampDelay));
+    }
+
+    [Fact]
     public void ClockOfAnotherFrequencyIsScaledToNanoseconds()
     {
         using BlocktimeTracker tracker = new(new BlocktimeOptions { TimeProvider = new TenMegahertz() });

@@ -135,7 +135,7 @@ public sealed class TimelineTests
         Assert.Equal(
             Enumerable.Range(1, vcpus),
             phases["M"].Where(e => e.GetProperty("name").GetString() == "thread_sort_index").Select(e => e.GetProperty("args").GetProperty("sort_index").GetInt32()));
-        Assert.Throws<ArgumentNullException>(() => timeline.WriteTrace(null!));
+        Assert.Throws<ArgumentNullException>("utf8", () => timeline.WriteTrace(null!));
 
         // Every lane has a name, and the counters stay within what there is, in order of time.
         Assert.Equal(vcpus + 1, phases["M"].Count(e => e.GetProperty("name").GetString() == "thread_name"));

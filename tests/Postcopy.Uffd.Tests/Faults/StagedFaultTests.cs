@@ -73,4 +73,62 @@ public sealed class StagedFaultTests
         Assert.True(vcpu.IsRunnable);
         Assert.Empty(bench.Requests);
     }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AStagedPageThatTheKernelRefusesThisMomentIsLeftToItsChannelAndTheSourceIsNotAsked(bool zero)
+    {
+        using ReaderBench bench = new();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, zero ? 0 : ZeroSource.Address);
+        Simulation.FakeVcpu vcpu = bench.Touch(5);
+        bench.Kernel.OutOfMemoryCalls = 1;
+
+        bench.Reader.Turn();
+        Assert.Equal((true, 1L), (vcpu.Waits, bench.Kernel.Calls));
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.True(vcpu.IsRunnable);
+        bench.Reader.Turn();
+        Assert.Empty(bench.Requests);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void AGuestThatTheFaultThreadCompletedIsNotReportedAsFailedByTheChannel(bool disposed)
+    {
+        // The last page is a zero page of a window. Right before the channel's own ZEROPAGE a thread touches it: the fault thread
+        // places it, the guest is complete, and its memory is no longer registered when the channel's call comes.
+        using ReaderBench bench = new(pages: 8);
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        _ = bench.Block.MarkReceived(0, 7);
+        window.Add(bench.Block, 7 * bench.Block.PageSize.Bytes, 0);
+        bench.Kernel.Interleave = () =>
+        {
+            bench.Kernel.Interleave = null;
+            Assert.True(bench.Placer.TryPlaceStaged(bench.Block, 7));
+            bench.Kernel.NotRegistered = true;
+            if (disposed)
+            {
+                throw new ObjectDisposedException(nameof(UffdHandle));
+            }
+        };
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(0, bench.Block.MissingPages);
+    }
+
+    [Fact]
+    public void AZeroPageThatIsMissingIsNotTakenForReceivedWhenItsMemoryIsGone()
+    {
+        using ReaderBench bench = new(pages: 8);
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        window.Add(bench.Block, 0, 0, 8);
+        bench.Kernel.NotRegistered = true;
+
+        Assert.Equal(PlaceOutcome.NotRegistered, window.Flush().Outcome);
+        Assert.Equal(8, bench.Block.MissingPages);
+    }
 }
