@@ -121,11 +121,7 @@ add_page:
         :: true -> i = 1; goto add_page
         /* The source sends on only when the vCPU goes on. */
         :: true ->
-            /* A page that the kernel refused to take waits until the silent link is noticed. */
-            if
-            :: got -> i = 1; goto add_page
-            :: refusals == 0 -> goto finish
-            fi
+            got -> i = 1; goto add_page
         fi
     :: i == 1
     fi;
@@ -233,11 +229,16 @@ ended:
 active proctype Reader()
 {
     bit old;
-    bool won, placed, found, asks;
+    bool won, placed, found, asks, again;
     byte first, block;
 
 end:
-    atomic { queued -> queued = false }
+    if
+    :: atomic { queued -> queued = false }
+#ifndef NO_RETRY_OF_STAGED
+    :: atomic { again -> again = false } goto look
+#endif
+    fi;
     if
     :: LOAD(READER, RECEIVED + touched) == 1 -> goto end
     :: else
@@ -248,6 +249,7 @@ end:
     :: LOAD(READER, RECEIVED + touched) == 1 -> goto end
     :: else
     fi;
+look:
     if
     :: LOAD(READER, BLOCK) == 0 -> goto looked
     :: else
@@ -291,7 +293,7 @@ end:
             fi;
 #ifndef NO_GIVING_BACK
             if
-            :: !placed -> exchange(READER, FREE + touched, 1, old)
+            :: !placed -> exchange(READER, FREE + touched, 1, old); again = true
             :: else
             fi
 #endif
@@ -313,6 +315,7 @@ looked:
         urgent!0
     :: else
     fi;
+    asks = false;
     placed = false;
     found = false;
     won = false;

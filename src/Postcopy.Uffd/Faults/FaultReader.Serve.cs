@@ -23,12 +23,12 @@ internal sealed unsafe partial class FaultReader
         }
 
         long page = block!.PageSize.IndexOf(offset);
-        if (!block.Received.Test(page) && ServeMissing(block, page, message.ThreadId, readAt))
+        if (!block.Received.Test(page) && ServeMissing(source, block, page, message.ThreadId, readAt))
         {
             return;
         }
 
-        ServeReceived(new Parked(source, block, page, (message.Flags & UffdPagefaultFlags.Minor) != 0, message.ThreadId, readAt, Since: 0));
+        ServeReceived(new Parked(source, block, page, (message.Flags & UffdPagefaultFlags.Minor) != 0, message.ThreadId, readAt, Since: 0, Staged: false));
     }
 
     /// <summary>
@@ -37,7 +37,7 @@ internal sealed unsafe partial class FaultReader
     /// Model: tests/models/fault.pml.
     /// </summary>
     /// <returns>False when the page was received meanwhile.</returns>
-    private bool ServeMissing(RamBlock block, long page, uint threadId, long readAt)
+    private bool ServeMissing(FaultSource source, RamBlock block, long page, uint threadId, long readAt)
     {
         nuint address = block.HostAddress + (nuint)(page << block.PageSize.Shift);
         BlocktimeTicket ticket = _blocktime is null ? default : _blocktime.Begin(threadId, address, readAt, _wokeAt).Ticket;
@@ -59,11 +59,16 @@ internal sealed unsafe partial class FaultReader
 
         _blocktime?.Confirm(ticket);
 
+        // Also when it is requested: asked for ahead of its touch, and staged since, nobody placed it, because nobody waited.
+        bool staged = _placer.TryPlaceStaged(block, page);
+        if (staged && !block.Received.Test(page))
+        {
+            KeepTrying(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true), owed: !requested);
+        }
+
         if (requested)
         {
-            // Asked for ahead of its touch, and staged since: nobody placed it, because nobody waited.
-            _ = _placer.TryPlaceStaged(block, page);
-            if (block.Unsent.Test(page))
+            if (!staged && block.Unsent.Test(page))
             {
                 // Owed, and perhaps in no queue: see above.
                 Volatile.Write(ref _sweepWanted, 1);
@@ -77,7 +82,7 @@ internal sealed unsafe partial class FaultReader
         _duplicates = Math.Max(0, _duplicates - DuplicatesPerFault);
 
         // Or its channel has just placed it: found in no window any more. It set "received" after we set "requested", so it saw us.
-        bool staged = _placer.TryPlaceStaged(block, page) || block.Received.Test(page);
+        staged = staged || block.Received.Test(page);
         if (!staged)
         {
             Request(block, page);
@@ -85,6 +90,39 @@ internal sealed unsafe partial class FaultReader
 
         Trace?.Add(block, page, threadId, staged ? FaultTraceKind.Staged : FaultTraceKind.Requested, readAt);
         return true;
+    }
+
+    /// <summary>
+    /// A page that a channel has received, and that could not be placed this moment. Its channel has it in hand, places it with
+    /// the rest, or waits for more of the stream by now: so it is tried again by the clock.
+    /// </summary>
+    private void KeepTrying(in Parked fault, bool owed)
+    {
+        if (owed)
+        {
+            // We set "requested" and ask for nothing. Should the page be thrown away meanwhile, the request is still to be made.
+            _ = fault.Block.Unsent.TestAndSet(fault.Page);
+        }
+
+        if (!IsParked(fault))
+        {
+            ParkAgain(fault, PlaceOutcome.AddressSpaceChanging, retry: false);
+        }
+    }
+
+    private void RetryStaged(in Parked fault)
+    {
+        if (_placer.TryPlaceStaged(fault.Block, fault.Page))
+        {
+            if (!fault.Block.Received.Test(fault.Page))
+            {
+                Park(fault);
+            }
+        }
+        else if (!fault.Block.Received.Test(fault.Page) && fault.Block.Unsent.Test(fault.Page))
+        {
+            Volatile.Write(ref _sweepWanted, 1);
+        }
     }
 
     private void CountDuplicate()

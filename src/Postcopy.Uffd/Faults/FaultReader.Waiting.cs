@@ -43,10 +43,10 @@ internal sealed unsafe partial class FaultReader
     private int _resend;
     private int _sendsLeft;
 
-    private readonly record struct Parked(FaultSource Source, RamBlock Block, long Page, bool Minor, uint ThreadId, long ReadAt, long Since)
+    private readonly record struct Parked(FaultSource Source, RamBlock Block, long Page, bool Minor, uint ThreadId, long ReadAt, long Since, bool Staged)
     {
         internal bool IsSameFault(in Parked other) =>
-            Page == other.Page && ThreadId == other.ThreadId && Block == other.Block && Source == other.Source;
+            Page == other.Page && ThreadId == other.ThreadId && Block == other.Block && Source == other.Source && Staged == other.Staged;
     }
 
     /// <summary>The link to the source; null while it is down. Setting one sends everything that is open again.</summary>
@@ -134,7 +134,14 @@ internal sealed unsafe partial class FaultReader
         _parkedCount = 0;
         for (int i = 0; i < waiting; i++)
         {
-            Settle(_parked[i], retry: true);
+            if (_parked[i].Staged)
+            {
+                RetryStaged(_parked[i]);
+            }
+            else
+            {
+                Settle(_parked[i], retry: true);
+            }
         }
 
         _retryPause = Math.Min(_retryPause * 2, LongestRetry);

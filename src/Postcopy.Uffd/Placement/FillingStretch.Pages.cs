@@ -89,7 +89,7 @@ internal sealed partial class FillingStretch
         }
         else
         {
-            // What could not be placed at once is given back: the stretch is spoiled, and its channel places it soon.
+            // What could not be placed at once is given back, to the channel or the next try.
             _ = Interlocked.Or(ref _free[index >> 6], Bit(index));
         }
     }

@@ -52,6 +52,9 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>True when all its pages are here.</summary>
     internal bool IsFull => _block is not null && _count == Pages;
 
+    /// <summary>Pages that came, whoever placed them since.</summary>
+    internal int Gathered => _block is null ? 0 : _count;
+
     /// <summary>True for a page of the stretch that is filling.</summary>
     internal bool Holds(RamBlock block, long page) => _block == block && (ulong)(page - _first) < Pages;
 
@@ -139,7 +142,7 @@ internal sealed partial class FillingStretch : IDisposable
     }
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
-    /// <returns>True when it is here: placed now, or by the channel's thread before that waits for more.</returns>
+    /// <returns>True when it is here: placed now, in hand of the channel's thread, or to be tried again.</returns>
     internal bool TryPlaceNow(RamBlock block, long page)
     {
         if (Volatile.Read(ref _block) != block)

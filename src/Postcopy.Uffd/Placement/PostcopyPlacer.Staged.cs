@@ -37,7 +37,7 @@ public sealed partial class PostcopyPlacer
     }
 
     /// <summary>For the fault thread: places a page that some channel has already received. Never waits.</summary>
-    /// <returns>True when one has it: it is placed, or its channel places it soon. The source need not be asked.</returns>
+    /// <returns>True when one has it, so that the source need not be asked: when it is not received now, it is to be tried again.</returns>
     internal bool TryPlaceStaged(RamBlock block, long page)
     {
         foreach (StagingWindow window in Volatile.Read(ref _windows))
@@ -51,7 +51,7 @@ public sealed partial class PostcopyPlacer
         return false;
     }
 
-    /// <summary>One page, one try: what stands in the way is left to the channel's own placement.</summary>
+    /// <summary>One page, one try: what stands in the way is left to the channel's own placement, or to another try.</summary>
     internal bool TryPlaceStaged(RamBlock block, long page, nuint source)
     {
         long start = page << block.PageSize.Shift;

@@ -58,8 +58,8 @@ public sealed partial class StagingWindow : IDisposable
     /// <summary>True when no page can be added before a flush.</summary>
     public bool IsFull => _count == Capacity || _zeroCount == MostZeroRuns || _stretches is { IsFull: true };
 
-    /// <summary>Pages inside, without those of a stretch that is filling.</summary>
-    public int Count => (int)Math.Min(int.MaxValue, _count + _zeroPages);
+    /// <summary>Pages that the next flush places, so without those of a stretch that is filling.</summary>
+    public int Count => (int)Math.Min(int.MaxValue, _count + _zeroPages + (_stretches?.Due ?? 0));
 
     /// <summary>True while a stretch of 2 MiB is filling: its pages are copied already, and not placed.</summary>
     public bool IsFilling => _stretches is { IsFilling: true };
@@ -116,6 +116,11 @@ public sealed partial class StagingWindow : IDisposable
         ArgumentNullException.ThrowIfNull(block);
         long page = block.PageSize.IndexOf(offset);
         BeginWithZeros(block, page);
+        if (_stretches is { HasWaiting: true })
+        {
+            FlushWindow();
+        }
+
         if (_stretches is null || (!_stretches.Holds(block, page) && !_stretches.MayBegin(block, page)))
         {
             return 0;
@@ -163,7 +168,7 @@ public sealed partial class StagingWindow : IDisposable
     }
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
-    /// <returns>True when it is here: placed now, or by the channel's thread before that waits for more.</returns>
+    /// <returns>True when it is here: placed now, in hand of the channel's thread, or to be tried again.</returns>
     internal bool TryPlaceNow(RamBlock block, long page)
     {
         if (_stretches is not null && _stretches.TryPlaceNow(block, page))
@@ -193,7 +198,7 @@ public sealed partial class StagingWindow : IDisposable
                 Volatile.Write(ref _states[i], placed ? Done : Staged);
                 if (mine)
                 {
-                    // What could not be placed at once is given back, and its channel places it, or says that nobody can.
+                    // What could not be placed at once is given back, to the channel or the next try.
                     return true;
                 }
             }

@@ -27,6 +27,12 @@ internal sealed class StretchPair : IDisposable
     /// <summary>True when both are full: a third one would have to be copied.</summary>
     internal bool IsFull => _one.IsFull && _other.IsFull;
 
+    /// <summary>Pages of stretches that the next flush places in any case.</summary>
+    internal int Due => Waiting.Gathered + (_filling.IsFull || _filling.IsSpoiled ? _filling.Gathered : 0);
+
+    /// <summary>True when one waits until all that was received is taken apart.</summary>
+    internal bool HasWaiting => Waiting.IsFilling;
+
     private FillingStretch Waiting => _filling == _one ? _other : _one;
 
     /// <summary>True for a page of the stretch that is filling.</summary>

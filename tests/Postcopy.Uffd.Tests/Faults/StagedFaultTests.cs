@@ -3,6 +3,8 @@ namespace Postcopy.Uffd.Tests.Faults;
 /// <summary>Threads that fault on a page that some channel has received and not placed yet.</summary>
 public sealed class StagedFaultTests
 {
+    private static readonly TimeSpan s_soon = TimeSpan.FromMilliseconds(20);
+
     [Fact]
     public void AStagedPageIsPlacedAndTheSourceIsNotAsked()
     {
@@ -88,10 +90,35 @@ public sealed class StagedFaultTests
         bench.Reader.Turn();
         Assert.Equal((true, 1L), (vcpu.Waits, bench.Kernel.Calls));
 
-        Assert.True(window.Flush().IsReceived);
+        // Its channel may be waiting for the rest of a record: the reader goes on trying.
+        bench.TurnAfter(s_soon);
         Assert.True(vcpu.IsRunnable);
-        bench.Reader.Turn();
+        Assert.True(window.Flush().IsReceived);
+        bench.TurnAfter(s_soon);
         Assert.Empty(bench.Requests);
+        Assert.Equal((2L, -1L), (bench.Kernel.Calls, bench.Reader.Patience));
+    }
+
+    [Fact]
+    public void AStagedPageThatIsThrownAwayBeforeItCouldBePlacedIsAskedForAfterAll()
+    {
+        // Placed, thrown away by us and touched, while the channel's run of zeros is still in sight; the discard holds the claim.
+        using ReaderBench bench = new();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, 0);
+        bench.Block.Claims.AcquireExclusive(0, 1);
+        _ = bench.Touch(5);
+        bench.Reader.Turn();
+        bench.Block.Claims.ReleaseExclusive(0, 1);
+        Assert.True(window.Flush().IsReceived);
+        bench.Memory.Zap(5);
+        _ = bench.Block.Received.TestAndClear(5);
+        Assert.Empty(bench.Requests);
+
+        bench.TurnAfter(s_soon);
+        bench.TurnAfter(s_soon);
+
+        Assert.Equal([5], bench.RequestedPages());
     }
 
     [Theory]

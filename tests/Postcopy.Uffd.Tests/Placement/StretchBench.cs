@@ -60,7 +60,10 @@ internal sealed class StretchBench : IDisposable
                 window.Add(Block, i * 4096L, 0);
             }
 
-            Assert.True(window.FlushPages().IsReceived);
+            if (window.Count > 0)
+            {
+                Assert.True(window.FlushPages().IsReceived);
+            }
         }
     }
 

@@ -173,11 +173,14 @@ public sealed class ProtocolInterleavingTests
                 (host, _) => host.Reader.Turn(),
                 (host, window) =>
                 {
-                    // The source goes on with the next stretch, whose pages lie in the same staging.
+                    // The source goes on with the next stretches; the pages of the third lie in the same staging.
                     host.Stage(window, FillingStretch.Pages);
-                    host.Stage(window, FillingStretch.Pages + 1);
+                    Assert.True(window.FlushPages().IsReceived);
+                    host.Stage(window, 2 * FillingStretch.Pages);
+                    host.Stage(window, (2 * FillingStretch.Pages) + 1);
                 },
-            ]);
+            ],
+            stretches: 3);
     }
 
     [Fact(Timeout = Limit)]
@@ -211,7 +214,11 @@ public sealed class ProtocolInterleavingTests
             },
             [
                 (host, _) => host.Reader.Turn(),
-                (host, window) => window.Add(host.Block, (FillingStretch.Pages - 1) * PageSize.Host.Bytes, 0),
+                (host, window) =>
+                {
+                    window.Add(host.Block, (FillingStretch.Pages - 1) * PageSize.Host.Bytes, 0);
+                    Assert.True(window.FlushPages().IsReceived);
+                },
                 (host, _) => host.PlaceUrgent(7),
             ]);
     }
@@ -276,11 +283,11 @@ public sealed class ProtocolInterleavingTests
     private static (long?, long?) ContentOf5And7 => (InterleavedHost.ContentOf(5), InterleavedHost.ContentOf(7));
 
     private static Task EnumerateStretches(
-        Action<InterleavedHost, StagingWindow> prepare, Action<InterleavedHost, StagingWindow> check, Action<InterleavedHost, StagingWindow>[] programs)
+        Action<InterleavedHost, StagingWindow> prepare, Action<InterleavedHost, StagingWindow> check, Action<InterleavedHost, StagingWindow>[] programs, int stretches = 2)
     {
         StagingWindow? window = null;
         return Enumerate(
-            2 * FillingStretch.Pages,
+            stretches * FillingStretch.Pages,
             host =>
             {
                 window = host.Placer.CreateWindow();
