@@ -52,6 +52,45 @@ public sealed class ZlibInflaterTests
         Assert.Equal(page, found);
     }
 
+    /// <summary>All 286 codes of literals and lengths: the last one is for matches of 258 bytes.</summary>
+    [Fact]
+    public void ThePageThatNeedsTheLastLengthCode()
+    {
+        byte[] page = new byte[Page];
+        new Random(4).NextBytes(page.AsSpan(0, Page / 2));
+        byte[] packed = Pack(page, CompressionLevel.Optimal);
+        byte[] found = new byte[Page];
+
+        // A dynamic block with HLIT 29.
+        Assert.Equal((2, 29), ((packed[2] >> 1) & 3, packed[2] >> 3));
+        Assert.True(_inflater.TryInflate(packed, found));
+        Assert.Equal(page, found);
+    }
+
+    [Theory]
+    [InlineData(4000, 96, true)]
+    [InlineData(4000, 97, false)]
+    [InlineData(4000, 4000, false)]
+    [InlineData(4097, 0, false)]
+    public void StoredBlocksThatDoNotFitAreRefused(int first, int second, bool right)
+    {
+        byte[] bytes = new byte[first + second];
+        new Random(5).NextBytes(bytes);
+        byte[] page = bytes[..Math.Min(Page, bytes.Length)];
+        byte[] sum = new byte[4];
+        BinaryPrimitives.WriteUInt32BigEndian(sum, Adler32(page));
+        byte[] packed = [0x78, 0x01, .. Stored(bytes.AsSpan(0, first), last: false), .. Stored(bytes.AsSpan(first), last: true), .. sum];
+
+        byte[] found = new byte[Page];
+        Assert.Equal(right, _inflater.TryInflate(packed, found));
+        Assert.Equal(right, right && page.AsSpan().SequenceEqual(found));
+
+        static byte[] Stored(ReadOnlySpan<byte> content, bool last) =>
+        [
+            (byte)(last ? 1 : 0), (byte)content.Length, (byte)(content.Length >> 8), (byte)~content.Length, (byte)(~content.Length >> 8), .. content,
+        ];
+    }
+
     /// <summary>What zlib refuses is refused, and what it takes gives the same bytes.</summary>
     [Fact]
     public void DamagedStreamsAreRefusedAsZlibDoes()

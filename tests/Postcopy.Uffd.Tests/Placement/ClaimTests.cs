@@ -41,6 +41,19 @@ public sealed class ClaimTests
         Assert.False(bench.IsPresent(0));
     });
 
+    [Fact(Timeout = Limit)]
+    public async Task ADiscardLeavesTheStretchesBesideItToTheirHolders() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(3);
+        bench.Block.Claims.AcquireShared(0);
+        bench.Block.Claims.AcquireShared(2);
+
+        bench.Block.Discard(new PageRange(StretchBench.Bytes, StretchBench.Bytes));
+
+        bench.Block.Claims.ReleaseShared(0);
+        bench.Block.Claims.ReleaseShared(2);
+    });
+
     [Theory(Timeout = Limit)]
     [InlineData(false, false)]
     [InlineData(true, false)]

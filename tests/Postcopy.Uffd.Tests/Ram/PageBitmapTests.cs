@@ -69,6 +69,8 @@ public sealed class PageBitmapTests
         Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.TryFindNextClearRun(10, 9, out _, out _));
         Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.TryFindNextSet(66, out _));
         Assert.False(bitmap.TryFindNextSet(65, out _));
+        Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.TryFindNextSet(10, 9, out _));
+        Assert.Throws<ArgumentOutOfRangeException>(() => bitmap.TryFindNextSet(0, 66, out _));
         Assert.Throws<ArgumentOutOfRangeException>(() => new PageBitmap(0));
     }
 
@@ -213,6 +215,31 @@ public sealed class PageBitmapTests
         InterleavingPoint.Install(null);
         Assert.False(before);
         Assert.Equal(2, bitmap.CountSet());
+    }
+
+    [Fact]
+    public void ABitThatIsSetWhileItsRangeIsForgottenIsForgottenInBothBitmaps()
+    {
+        // Received and requested, in the third word: both are set between the look and the clearing.
+        using PageBitmap received = new(200);
+        using PageBitmap requested = new(200);
+        _ = requested.TestAndSet(130);
+        _ = requested.TestAndSet(199);
+        InterleavingPoint.Install(place =>
+        {
+            if (place == "bitmap.forget")
+            {
+                InterleavingPoint.Install(null);
+                _ = received.TestAndSet(130);
+                _ = received.TestAndSet(199);
+            }
+        });
+
+        long forgotten = received.ClearRangeInto(128, 40, requested);
+
+        InterleavingPoint.Install(null);
+        Assert.Equal((1L, false, false), (forgotten, received.Test(130), requested.Test(130)));
+        Assert.Equal((true, true), (received.Test(199), requested.Test(199)));
     }
 
     [Fact]

@@ -1,0 +1,31 @@
+using System.Globalization;
+using Postcopy.Uffd.Interop;
+using Postcopy.Uffd.Tests.Infrastructure;
+
+namespace Postcopy.Uffd.Tests.Ram;
+
+/// <summary>Measures the process: nothing else may run meanwhile.</summary>
+[Collection(TimedTests.Name)]
+public sealed class BookkeepingTests
+{
+    [Fact]
+    public void ABlockThatIsGivenBackLeavesNoBookkeepingBehind()
+    {
+        // Address space only: 64 GiB have three bitmaps of 2 MiB, and claims of 128 KiB.
+        const long Length = 64L << 30;
+        using RawMapping mapping = RawMapping.Anonymous((int)(Length >> 12), Libc.MAP_NORESERVE);
+        List<RamBlock> kept = [];
+        long before = AddressSpaceBytes();
+        for (int i = 0; i < 1000; i++)
+        {
+            using RamBlockRegistry registry = new();
+            kept.Add(registry.Add(new RamBlockSpec { Name = "ram", HostAddress = mapping.Address, UsedLength = Length }));
+        }
+
+        // Any one of the four left behind would be 128 MiB at the least, and no finalizer comes: the blocks are kept.
+        Assert.InRange(AddressSpaceBytes() - before, long.MinValue, 96 << 20);
+        GC.KeepAlive(kept);
+
+        static long AddressSpaceBytes() => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[0], CultureInfo.InvariantCulture) * 4096;
+    }
+}
