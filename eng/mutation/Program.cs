@@ -1,4 +1,7 @@
+using System.Runtime.Versioning;
 using Postcopy.Mutation;
+
+[assembly: SupportedOSPlatform("linux")]
 
 string root = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../../.."));
 try

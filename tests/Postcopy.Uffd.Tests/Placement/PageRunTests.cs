@@ -94,6 +94,55 @@ public sealed class PageRunTests
     });
 
     [Fact(Timeout = Limit)]
+    public async Task ARunOverPagesThatAreStagedAlreadyLeavesThoseAsTheyCame() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(1);
+        using StagingWindow window = bench.Placer.CreateWindow();
+        nuint first = bench.Source(0, 20);
+        nuint other = bench.Source(100, PerStretch);
+        window.Add(bench.Block, 0, first, 10);
+        window.Add(bench.Block, 15 * 4096, first + (15 * 4096), 5);
+
+        // As page 5 on: five that are there, five that are not, five that are, and the rest.
+        window.Add(bench.Block, 5 * 4096, other + (5 * 4096), PerStretch - 5);
+
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(1, bench.Placer.Statistics.StretchesMoved);
+        bench.AssertContent(0, 10);
+        bench.AssertContent(15, 20);
+        for (int page = 10; page < PerStretch; page++)
+        {
+            if (page is < 15 or >= 20)
+            {
+                bench.AssertPage(page, page + 100);
+            }
+        }
+
+        Pages.Free(first);
+        Pages.Free(other);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task AStretchThatTheBlocksEndCutsOffIsNotBegun() => await Task.Run(() =>
+    {
+        Requires.HugePageMoves();
+        using RawMapping mapping = RawMapping.AlignedAnonymous(2 * PerStretch);
+        using UffdArena arena = new(mapping);
+        using RamBlockRegistry registry = new();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", HostAddress = mapping.Address, UsedLength = (PerStretch + 100) * 4096L });
+        block.Attach(arena.Uffd, arena.Registration);
+        using PostcopyPlacer placer = new();
+        using StagingWindow window = placer.CreateWindow();
+
+        window.Add(block, 0, 0, PerStretch);
+        window.Add(block, StretchBench.Bytes, ZeroSource.Address);
+
+        Assert.Equal((0, false, PerStretch + 1), ((int)placer.Statistics.StretchesBegun, window.IsFilling, window.Count));
+        Assert.True(window.Flush().IsReceived);
+        Assert.Equal(99, block.MissingPages);
+    });
+
+    [Fact(Timeout = Limit)]
     public async Task MorePagesThanTheWindowHoldsInAStretchThatSomebodyTouchedAreNotOverwrittenByTheNextOne() => await Task.Run(() =>
     {
         using StretchBench bench = new(2);

@@ -69,6 +69,34 @@ public sealed class StagingWindowTests
         Assert.Equal((true, false), (one.Received.Test(3), other.Received.Test(3)));
     });
 
+    [Fact(Timeout = Limit)]
+    public async Task ZeroPagesOfTwoBlocksInTurnsAreAllInSight() => await Task.Run(() =>
+    {
+        using UffdArena arena = new(RawMapping.Anonymous(128));
+        using RamBlockRegistry registry = new();
+        RamBlock[] blocks = [.. Enumerable.Range(0, 2).Select(i => registry.Add(new RamBlockSpec { Name = $"{i}", HostAddress = arena.Memory.Address + (nuint)(i * 64 * 4096), UsedLength = 64 * 4096 }))];
+        foreach (RamBlock block in blocks)
+        {
+            block.Attach(arena.Uffd, arena.Registration);
+        }
+
+        using PostcopyPlacer placer = new();
+        using StagingWindow window = placer.CreateWindow(stretches: false);
+        for (int page = 0; page < 64; page += 2)
+        {
+            window.Add(blocks[page / 2 % 2], page * 4096L, 0);
+        }
+
+        for (int page = 0; page < 64; page++)
+        {
+            Assert.Equal(page % 4 == 0, placer.TryPlaceStaged(blocks[0], page));
+            Assert.Equal(page % 4 == 2, placer.TryPlaceStaged(blocks[1], page));
+        }
+
+        Assert.Equal((16, 16), ((int)blocks[0].Received.CountSet(), (int)blocks[1].Received.CountSet()));
+        Assert.True(window.Flush().IsReceived);
+    });
+
     [Theory(Timeout = Limit)]
     [InlineData(false)]
     [InlineData(true)]
