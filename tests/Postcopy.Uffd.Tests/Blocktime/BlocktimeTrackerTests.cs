@@ -35,6 +35,7 @@ public sealed class BlocktimeTrackerTests
         BlocktimeReport ahead = tracker.Snapshot(41);
         Assert.Equal(40, ahead.TotalNanoseconds);
         Assert.Equal(15, ahead.ReadingExcessNanoseconds);
+        Assert.Contains("An earlier reading was ahead; a time is still 15 ns too high.", ahead.ToText(), StringComparison.Ordinal);
         tracker.Fault(1, B, 50);
         tracker.Place(B, 70);
         BlocktimeReport level = tracker.Snapshot(80);

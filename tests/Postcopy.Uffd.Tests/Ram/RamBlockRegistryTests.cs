@@ -109,6 +109,29 @@ public sealed class RamBlockRegistryTests
     }
 
     [Fact]
+    public void ABlockThatWasHandedOverIsTakenBackWithWhatTheOtherHasPlaced()
+    {
+        const int Count = 100;
+        using RawMapping raw = RawMapping.Anonymous(Count);
+        using RamBlockRegistry registry = new();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", HostAddress = raw.Address, UsedLength = (long)raw.Length });
+        nuint shared = NativeZeroMemory.Map((nuint)PageBitmap.BytesFor(Count));
+        _ = block.MarkReceived(3, 1);
+        block.HandOver(shared);
+        Assert.True(block.IsHandedOver);
+        _ = block.Received.TestAndSet(70);
+        Assert.Equal(Count - 2, block.MissingPages);
+
+        block.TakeBack();
+        NativeZeroMemory.Unmap(shared, (nuint)PageBitmap.BytesFor(Count));
+
+        Assert.Equal((false, true, true, Count - 2), (block.IsHandedOver, block.Received.Test(3), block.Received.Test(70), (int)block.MissingPages));
+        _ = block.MarkReceived(71, 1);
+        block.TakeBack();
+        Assert.Equal((3, Count - 3), ((int)block.Received.CountSet(), (int)block.MissingPages));
+    }
+
+    [Fact]
     public void AThousandBlocksAreFoundWithoutAllocating()
     {
         const int count = 1024;
