@@ -122,6 +122,23 @@ public sealed class PageRunTests
         Pages.Free(other);
     });
 
+    [Theory(Timeout = Limit)]
+    [InlineData(64 << 10, 4)]
+    [InlineData((64 << 10) + 100, 4)]
+    [InlineData(1, 64)]
+    [InlineData(1 << 20, 1)]
+    public async Task ALongPlacementIsMadeInPiecesThatKeepNobodyWaitingLong(int copyRunBytes, long operations) => await Task.Run(() =>
+    {
+        using StretchBench bench = new(1, new PlacerOptions { CopyRunBytes = copyRunBytes });
+        nuint source = bench.Source(3, 64);
+
+        Assert.True(bench.Placer.Place(bench.Block, 3 * 4096, source, 64 * 4096).IsReceived);
+
+        Assert.Equal((operations, 64 * 4096L), (bench.Placer.Statistics.Operations, bench.Placer.Statistics.CopiedBytes));
+        bench.AssertContent(3, 67);
+        Pages.Free(source);
+    });
+
     [Fact(Timeout = Limit)]
     public async Task AStretchThatTheBlocksEndCutsOffIsNotBegun() => await Task.Run(() =>
     {
