@@ -157,7 +157,9 @@ public sealed partial class StagingWindow
         for (int i = first; i < (inOrder ? first + 1 : count); i++)
         {
             ref ZeroRun run = ref zeros[i];
-            if (unchecked((ulong)(page - run.First) < (ulong)Volatile.Read(ref run.Pages)) && run.Block == block)
+            ulong at = unchecked((ulong)(page - run.First));
+            InterleavingPoint.Yield("zeros.start");
+            if (at < (ulong)Volatile.Read(ref run.Pages) && run.Block == block)
             {
                 InterleavingPoint.Yield("zeros.found");
                 _ = _placer.TryPlaceStaged(block, page, 0);

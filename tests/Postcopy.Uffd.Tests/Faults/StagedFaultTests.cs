@@ -158,4 +158,31 @@ public sealed class StagedFaultTests
         Assert.Equal(PlaceOutcome.NotRegistered, window.Flush().Outcome);
         Assert.Equal(8, bench.Block.MissingPages);
     }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void APageInHandOfTheChannelIsNotPlacedByTheFaultThreadAsWell(bool otherWayRound)
+    {
+        // While one of the two is in the kernel with it, the other one comes.
+        using ReaderBench bench = new();
+        using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
+        window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, ZeroSource.Address);
+        bool found = false;
+        bench.Kernel.Interleave = () =>
+        {
+            bench.Kernel.Interleave = null;
+            found = otherWayRound || bench.Placer.TryPlaceStaged(bench.Block, 5);
+            Assert.Equal(0, bench.Kernel.Calls);
+        };
+
+        if (otherWayRound)
+        {
+            Assert.True(bench.Placer.TryPlaceStaged(bench.Block, 5));
+        }
+
+        Assert.True(window.Flush().IsReceived);
+
+        Assert.Equal((true, 1L, 0L), (found, bench.Kernel.Calls, bench.Placer.Statistics.AlreadyReceivedPages));
+    }
 }

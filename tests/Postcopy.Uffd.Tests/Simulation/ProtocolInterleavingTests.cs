@@ -53,13 +53,13 @@ public sealed class ProtocolInterleavingTests
 
     [Fact(Timeout = Limit)]
     public Task AFaultBetweenRunsOfZerosIsGivenNone() => Enumerate(
-        pages: 4,
+        pages: 8,
         host =>
         {
-            host.MayBeZero = page => page != 1;
+            host.MayBeZero = page => page < 6;
             host.Window = host.Placer.CreateWindow(stretches: false, capacity: 1);
-            host.Window.Add(host.Block, 2 * PageSize.Host.Bytes, 0, 2);
-            host.Fault(1, 1);
+            host.Window.Add(host.Block, 4 * PageSize.Host.Bytes, 0, 2);
+            host.Fault(1, 6);
         },
         host =>
         {
@@ -72,8 +72,8 @@ public sealed class ProtocolInterleavingTests
             {
                 Assert.True(host.Window!.Flush().IsReceived);
 
-                // The second run lies where the first was in the window: its start and the first one's length have page 1.
-                host.Window.Add(host.Block, 0, 0, 1);
+                // The second run lies where the first was in the window: the first one's start and its length have page 6.
+                host.Window.Add(host.Block, 0, 0, 3);
                 Assert.True(host.Window.Flush().IsReceived);
             },
         ]);
