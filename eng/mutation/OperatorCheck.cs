@@ -20,7 +20,7 @@ internal static class OperatorCheck
             ["PageBitmapTests", "RamBlockRegistryTests", "PresentLeaseTests", "FaultReaderTests", "GuestMemoryTests", "ClaimTests", "BookkeepingTests"],
             ["PlacerTests", "DestinationPipelineTests", "MemoryEventTests", "HandoffTests", "HandoffMessageTests", "SplitMappingTests"]),
         ["Placement"] = new("Postcopy.Uffd", "Placement", "Postcopy.Uffd.Tests",
-            ["PlacerTests", "StagingWindowTests", "StretchTests", "StretchSafetyTests", "ClaimTests", "PageRunTests", "MirrorTests", "SplitMappingTests", "FaultReaderTests"],
+            ["PlacerTests", "StagingWindowTests", "StretchTests", "StretchSafetyTests", "ClaimTests", "PageRunTests", "MirrorTests", "SplitMappingTests", "StagedFaultTests", "BookkeepingTests", "FaultReaderTests"],
             ["HugetlbPlacerTests", "MemoryPolicyTests", "StretchForkTests", "PoisonPlacementTests", "MetricsTests", "ProtocolInterleavingTests",
                 "SimulationTests.EverybodyIsServedWithTheRightBytesInEverySchedule"]),
         ["Wire"] = new("Postcopy.Uffd.Qemu", "Wire", "Postcopy.Uffd.Qemu.Tests",

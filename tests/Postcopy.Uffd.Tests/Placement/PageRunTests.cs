@@ -139,6 +139,29 @@ public sealed class PageRunTests
         Pages.Free(source);
     });
 
+    [Theory]
+    [InlineData(100, 4096)]
+    [InlineData(0, 100)]
+    [InlineData(-4096, 4096)]
+    [InlineData(0, 0)]
+    [InlineData(0, -4096)]
+    [InlineData(4 * 4096, 4096)]
+    [InlineData(3 * 4096, 2 * 4096)]
+    [InlineData(long.MaxValue & ~4095, 4096)]
+    public void PrecopyPagesOutsideTheBlockAreRefusedAndNothingIsWritten(long offset, int length)
+    {
+        using RawMapping mapping = RawMapping.Anonymous(8);
+        using RamBlockRegistry registry = new();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", HostAddress = mapping.Page(2), UsedLength = 4 * 4096 });
+        using PostcopyPlacer placer = new();
+
+        Assert.Throws<RamBlockException>(() => placer.WritePrecopy(block, offset, ZeroSource.Address, length));
+        Assert.Throws<RamBlockException>(() => placer.ZeroPrecopy(block, offset, length));
+
+        Assert.Equal(4, block.MissingPages);
+        Assert.All(Enumerable.Range(0, 8), page => Assert.False(PageTables.IsPresent(mapping.Page(page))));
+    }
+
     [Fact(Timeout = Limit)]
     public async Task AStretchThatTheBlocksEndCutsOffIsNotBegun() => await Task.Run(() =>
     {

@@ -54,5 +54,26 @@ public sealed class BookkeepingTests
         Pages.Free(source);
     });
 
+    [Fact(Timeout = 60_000)]
+    public async Task APlacerThatIsGivenBackLeavesNoStagingBehind() => await Task.Run(() =>
+    {
+        using StretchBench bench = new(1);
+        nuint source = bench.Source(0, 512);
+        List<PostcopyPlacer> kept = [];
+        long before = AddressSpaceBytes();
+        for (int i = 0; i < 100; i++)
+        {
+            PostcopyPlacer placer = new();
+            Assert.True(placer.PlaceStretch(bench.Block, 0, source).IsReceived);
+            placer.Dispose();
+            kept.Add(placer);
+            bench.Block.Discard(new PageRange(0, StretchBench.Bytes));
+        }
+
+        Assert.InRange(AddressSpaceBytes() - before, long.MinValue, 96 << 20);
+        GC.KeepAlive(kept);
+        Pages.Free(source);
+    });
+
     private static long AddressSpaceBytes() => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[0], CultureInfo.InvariantCulture) * 4096;
 }
