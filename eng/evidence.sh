@@ -48,7 +48,7 @@ part_streams() { tests Release Postcopy.Uffd.Qemu.Tests POSTCOPY_MUTATIONS=20000
 part_live() { tests Release Postcopy.Uffd.Qemu.Tests POSTCOPY_TESTS=full -- 'LiveBreakTests.*'; }
 part_soak() { dotnet run -c Release --project benchmarks/Postcopy.Uffd.Benchmarks -- soak --minutes 15 --save benchmarks/results; }
 part_mutation() { eng/mutation-check; }
-part_operators() { dotnet run -c Release --project eng/mutation -- operators --sample "${POSTCOPY_MUTANTS:-250}"; }
+part_operators() { dotnet run -c Release --project eng/mutation -- operators --sample "${POSTCOPY_MUTANTS:-60}"; }
 
 parts=(models interleavings oracle simulation gc handler breaking streams live soak mutation operators)
 
