@@ -24,7 +24,7 @@ public sealed class BlocktimeStressTests
     /// The stated skew of real threads is 0: what the tracker reports follows from the stamps alone. With up to three faults of a vCPU
     /// unresolved at once: the fifth is where it begins to assume, and then says by how much it may be wrong.
     /// </summary>
-    [Fact(Timeout = 600_000)]
+    [Fact(Timeout = 1_200_000)]
     public async Task GeneratedRunsOfRealThreadsAgreeWithTheLoggedStampsExactly()
     {
         int times = int.TryParse(Environment.GetEnvironmentVariable("POSTCOPY_ORACLE"), CultureInfo.InvariantCulture, out int n) ? n : 1;
