@@ -87,7 +87,7 @@ run() {
   "exitCode": $status,
   "date": "$(date -u +%Y-%m-%dT%H:%MZ)",
   "seconds": $((SECONDS - start)),
-  "commit": "$(git rev-parse --short=12 HEAD)$(git diff --quiet HEAD -- src tests benchmarks || echo ' and changes')",
+  "commit": "$(git rev-parse --short=12 HEAD)$(git diff --quiet HEAD -- src tests benchmarks ':!benchmarks/results' || echo ' and changes')",
   "machine": $(quote "$(nproc) x $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r), .NET $(dotnet --version)"),
   "figures": { $(figures "$output") }
 }
