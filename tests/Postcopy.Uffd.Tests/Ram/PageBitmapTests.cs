@@ -197,8 +197,10 @@ public sealed class PageBitmapTests
     }
 
 #if DEBUG || INTERLEAVING
-    [Fact]
-    public void ABitThatAnotherThreadSetsInTheSameWordMeanwhileIsNotLost()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void ABitThatAnotherThreadSetsInTheSameWordMeanwhileIsNotLost(bool range)
     {
         using PageBitmap bitmap = new(64);
         InterleavingPoint.Install(place =>
@@ -210,7 +212,7 @@ public sealed class PageBitmapTests
             }
         });
 
-        bool before = bitmap.TestAndSet(0);
+        bool before = range ? bitmap.SetRange(0, 1) == 0 : bitmap.TestAndSet(0);
 
         InterleavingPoint.Install(null);
         Assert.False(before);
