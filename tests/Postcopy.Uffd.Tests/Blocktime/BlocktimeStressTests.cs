@@ -207,6 +207,8 @@ public sealed class BlocktimeStressTests
             Random random = new(_seed + placer);
             while (!Volatile.Read(ref _done) && !_stop.IsCancellationRequested)
             {
+                // Without a pause a placer is at the page before the reader has looked at it, nearly every time.
+                Thread.SpinWait(random.Next(64));
                 PlaceOne(random.Next(_state.Length));
             }
         }
@@ -224,7 +226,7 @@ public sealed class BlocktimeStressTests
             Assert.Equal(0, report.ErrorBoundNanoseconds);
             Assert.Equal(0, report.Untracked);
             Assert.Equal(_begins.Sum(b => b.Count), report.Vcpus.Sum(v => v.Episodes) + report.Cancelled);
-            Assert.True(report.Vcpus.Sum(v => v.Episodes) > LeastEpisodes);
+            Assert.InRange(report.Vcpus.Sum(v => v.Episodes), LeastEpisodes, long.MaxValue);
             List<(long At, int Change)> edges = [];
             Dictionary<(int, long), long> drawn = report.Timeline.ToDictionary(t => (t.Slot, t.Start), t => t.End);
             for (int slot = 0; slot < _slots; slot++)

@@ -28,6 +28,9 @@ public sealed class BlocktimeOnRealFaultsTests
     // woken thread waited 3 ms for its turn, each time.
     private const double LeastShare = 0.95;
     private const double MostShare = 0.99999;
+
+    // A placer that loses the processor between the ioctl that wakes and its stamp makes one stall too long, by what it waited.
+    private const double MostShareOfOne = 1.05;
     private const int Rounds = 4;
 
     private static readonly FaultReaderOptions s_first = new() { FifoPriority = 2 };
@@ -102,7 +105,7 @@ public sealed class BlocktimeOnRealFaultsTests
         {
             double own = Stopwatch.GetElapsedTime(0, ownTicks[Array.IndexOf(ids, vcpu.ThreadId)]).TotalNanoseconds;
             double share = vcpu.BlocktimeNanoseconds / own;
-            Assert.InRange(share, 0, 1.0);
+            Assert.InRange(share, 0, MostShareOfOne);
             Assert.Equal(PagesPerThread, vcpu.Episodes);
             Assert.True(report.TotalNanoseconds <= vcpu.BlocktimeNanoseconds);
             overlapOfAll = Math.Min(overlapOfAll, vcpu.OverlapNanoseconds);
@@ -165,7 +168,7 @@ public sealed class BlocktimeOnRealFaultsTests
 
     private static unsafe void RunBeforeOthers()
     {
-        // Without the privilege it stays as it is.
+        // The thread and no other: one that ends with its work. Without the privilege it stays as it is.
         Libc.SchedParam parameters = new() { sched_priority = 1 };
         _ = Libc.sched_setscheduler(0, Libc.SCHED_FIFO, &parameters);
     }
@@ -173,18 +176,19 @@ public sealed class BlocktimeOnRealFaultsTests
     /// <summary>Every page is placed a fixed time after it was asked for, so a begin or an end in the wrong place shows.</summary>
     private static void Serve(PostcopyDestination destination, QueueRequester requester)
     {
+        RunBeforeOthers();
         nuint bytes = Pages.Make(1, PageBytes);
         Queue<(PageRequest Request, long At)> due = new();
         for (int placed = 0; placed < Threads * PagesPerThread;)
         {
-            while (requester.TryTake(out PageRequest request, due.Count == 0 ? 10_000 : 0))
+            TimeSpan left = due.Count == 0 ? TimeSpan.FromSeconds(10) : s_served - Stopwatch.GetElapsedTime(due.Peek().At);
+            if (left > TimeSpan.Zero && requester.TryTake(out PageRequest request, (int)Math.Ceiling(left.TotalMilliseconds)))
             {
                 due.Enqueue((request, Stopwatch.GetTimestamp()));
             }
-
-            if (Stopwatch.GetElapsedTime(due.Peek().At) >= s_served)
+            else
             {
-                PageRequest request = due.Dequeue().Request;
+                request = due.Dequeue().Request;
                 Assert.True(destination.Placer.Place(request.Block, request.Offset, bytes, PageBytes).IsReceived);
                 placed++;
             }

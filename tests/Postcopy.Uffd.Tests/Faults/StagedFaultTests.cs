@@ -159,12 +159,10 @@ public sealed class StagedFaultTests
         Assert.Equal(8, bench.Block.MissingPages);
     }
 
-    [Theory]
-    [InlineData(false)]
-    [InlineData(true)]
-    public void APageInHandOfTheChannelIsNotPlacedByTheFaultThreadAsWell(bool otherWayRound)
+    [Fact]
+    public void APageInHandOfTheChannelIsNotPlacedByTheFaultThreadAsWell()
     {
-        // While one of the two is in the kernel with it, the other one comes.
+        // While the channel is in the kernel with it, a fault comes.
         using ReaderBench bench = new();
         using StagingWindow window = bench.Placer.CreateWindow(stretches: false);
         window.Add(bench.Block, 5 * bench.Block.PageSize.Bytes, ZeroSource.Address);
@@ -172,14 +170,9 @@ public sealed class StagedFaultTests
         bench.Kernel.Interleave = () =>
         {
             bench.Kernel.Interleave = null;
-            found = otherWayRound || bench.Placer.TryPlaceStaged(bench.Block, 5);
+            found = bench.Placer.TryPlaceStaged(bench.Block, 5);
             Assert.Equal(0, bench.Kernel.Calls);
         };
-
-        if (otherWayRound)
-        {
-            Assert.True(bench.Placer.TryPlaceStaged(bench.Block, 5));
-        }
 
         Assert.True(window.Flush().IsReceived);
 
