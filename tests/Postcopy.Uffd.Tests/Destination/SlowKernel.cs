@@ -3,11 +3,14 @@ using System.Diagnostics;
 namespace Postcopy.Uffd.Tests.Destination;
 
 /// <summary>The real kernel behind the placer's seam, with time spent before it copies or wakes.</summary>
-internal sealed class SlowKernel(UffdHandle real) : IUffdKernel
+internal sealed class SlowKernel(IUffdKernel real) : IUffdKernel
 {
     internal TimeSpan BeforeCopy { get; init; }
 
     internal TimeSpan BeforeWake { get; init; }
+
+    /// <summary>Called by the reader after each read, with how many messages there were.</summary>
+    internal Action<int>? AfterRead { get; init; }
 
     /// <summary>Lets time pass without giving the processor away: sleeping is late by as much as the machine is busy.</summary>
     internal static void Spend(TimeSpan time)
@@ -19,7 +22,12 @@ internal sealed class SlowKernel(UffdHandle real) : IUffdKernel
         }
     }
 
-    public int Read(Span<UffdMessage> into, out UffdOutcome outcome) => real.Read(into, out outcome);
+    public int Read(Span<UffdMessage> into, out UffdOutcome outcome)
+    {
+        int count = real.Read(into, out outcome);
+        AfterRead?.Invoke(count);
+        return count;
+    }
 
     public UffdResult Copy(nuint destination, nuint source, nuint length, UffdPlaceFlags flags)
     {
@@ -41,7 +49,7 @@ internal sealed class SlowKernel(UffdHandle real) : IUffdKernel
 
     public UffdResult Poison(nuint start, nuint length, UffdPlaceFlags flags) => real.Poison(start, length, flags);
 
-    public bool IsPresent(nuint address) => ((IUffdKernel)real).IsPresent(address);
+    public bool IsPresent(nuint address) => real.IsPresent(address);
 }
 
 /// <summary>A requester that takes its time on the fault thread.</summary>
