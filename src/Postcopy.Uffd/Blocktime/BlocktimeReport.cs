@@ -76,7 +76,7 @@ public sealed partial class BlocktimeReport
     /// <summary>The confirmed stalls that are open, oldest first.</summary>
     public required IReadOnlyList<OpenStall> OpenStalls { get; init; }
 
-    /// <summary>From the reader's wake-up to the read, where the host told it.</summary>
+    /// <summary>From the reader's wake-up to the read, where the host told it; for a reader that looks, from before the look that read it.</summary>
     public DelaySummary ReaderDelay { get; internal init; }
 
     /// <summary>From before the placing ioctl to the stamp after it, where the host told it: the wake happened in between.</summary>

@@ -45,7 +45,9 @@ internal static class FaultPathWarmUp
         block.Attach(uffd, uffd.Register(block.Range, UffdModes.Missing));
 
         using ManualResetEventSlim asked = new();
-        using FaultReader reader = new(new FaultReaderOptions(), placer, tracker, registry, gate: null, new Listener());
+
+        // One that looks and does not sleep comes by the code of both.
+        using FaultReader reader = new(new FaultReaderOptions { SpinLimit = Timeout.InfiniteTimeSpan }, placer, tracker, registry, gate: null, new Listener());
         reader.AddSource(new FaultSource(uffd, uffd.Descriptor, registry, isPrimary: true));
         reader.SetRequester(new Requester(asked));
         reader.Start();

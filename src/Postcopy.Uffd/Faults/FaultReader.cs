@@ -38,7 +38,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
     private FaultSource[] _sources = [];
     private FaultTrace? _trace;
 
-    // When poll returned: what lies between it and the read is the reader's own delay.
+    // When poll returned, or before the look that has read something: what lies between it and the read is the reader's own delay.
     private long _wokeAt = long.MaxValue;
     private bool _stop;
     private long _turn;
@@ -200,7 +200,11 @@ internal sealed unsafe partial class FaultReader : IDisposable
             {
                 FaultSource[] sources = Volatile.Read(ref _sources);
                 Wait(sources);
-                _wokeAt = _blocktime?.Now() ?? 0;
+                if (_readAhead == 0)
+                {
+                    _wokeAt = _blocktime?.Now() ?? 0;
+                }
+
                 for (int i = 0; i < sources.Length; i++)
                 {
                     if (_poll[i + 1].revents != 0)
@@ -259,7 +263,8 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
         if (ready == 0)
         {
-            // What spinning took of the pause is short beside it: retries come a little late, never early.
+            // What looking took is gone from it.
+            pause = pause < 0 ? pause : NextRetry();
             Libc.Timespec timeout = new() { tv_sec = pause / 1_000_000_000, tv_nsec = pause % 1_000_000_000 };
             // SAFETY: the array has MaxSources + 1 entries; an interrupted or expired poll only means a look for nothing.
             ready = Libc.ppoll(_poll, count, pause < 0 ? null : &timeout, null);
@@ -295,6 +300,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
 
         // As for every read: the turn is odd before it, and stays so while something of it is not served.
         Volatile.Write(ref _turn, _turn + 1);
+        _wokeAt = _blocktime?.Now() ?? 0;
         _readAhead = Read(sources[0], new Span<UffdMessage>(_messages, _options.BatchSize));
         _poll[0].revents = 0;
         _poll[1].revents = Libc.POLLIN;
@@ -320,7 +326,6 @@ internal sealed unsafe partial class FaultReader : IDisposable
         Span<UffdMessage> batch = new(_messages, _options.BatchSize);
         for (int reads = 0; reads < ReadsPerTurn && (_readAhead > 0 || !Volatile.Read(ref _stop)); reads++)
         {
-            bool ahead = _readAhead > 0;
             int count = _readAhead;
             _readAhead = 0;
 
@@ -328,7 +333,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
             _gate?.EnterExclusive();
             try
             {
-                count = ahead ? count : Read(source, batch);
+                count = count > 0 ? count : Read(source, batch);
                 ApplyEvents(source, batch[..count]);
             }
             finally
@@ -336,7 +341,7 @@ internal sealed unsafe partial class FaultReader : IDisposable
                 _gate?.ExitExclusive();
             }
 
-            long readAt = ahead ? _wokeAt : _blocktime?.Now() ?? 0;
+            long readAt = _blocktime?.Now() ?? 0;
             for (int i = 0; i < count; i++)
             {
                 if (batch[i].Event == UffdEvent.Pagefault)

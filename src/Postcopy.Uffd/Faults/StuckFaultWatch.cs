@@ -16,8 +16,9 @@ internal sealed class StuckFaultWatch
     /// <summary>Looks in a row with waiters before all are woken although something is open.</summary>
     internal const int LooksBeforeProbe = 5;
 
-    // Some 20 us each, and one in five or so falls between two looks of a fault thread that never sleeps.
-    private const int TriesBetweenLooks = 64;
+    // A thousand take some 40 us, a look less than one; then a pause for a reader that lost its processor within one.
+    private const int TriesForEvenTurn = 4000;
+    private const int TriesPerPause = 1000;
 
     private readonly FaultReader _reader;
     private readonly RamBlockRegistry _registry;
@@ -137,29 +138,35 @@ internal sealed class StuckFaultWatch
     /// </summary>
     private long? UnknownWaiters(FaultSource source)
     {
-        // A fault thread that looks and never sleeps reads nothing most of the time, and each look is a turn that it takes back.
-        for (int tries = 0; tries < TriesBetweenLooks; tries++)
+        long turn = SettledTurn();
+        bool open = AnyOpen();
+        return !WaiterCounts.TryRead(source.Descriptor, out WaiterCounts counts) || (turn & 1) != 0 || SettledTurn() != turn
+            ? null
+            : open ? 0 : counts.Read;
+    }
+
+    /// <summary>
+    /// Even, if it becomes so soon: a fault thread that never sleeps is within a look most of the time, and takes back the turn of one
+    /// that found nothing.
+    /// </summary>
+    private long SettledTurn()
+    {
+        long turn = _reader.TurnCount;
+        for (int tries = 1; (turn & 1) != 0 && tries <= TriesForEvenTurn; tries++)
         {
-            long turn = _reader.TurnCount;
-            if ((turn & 1) != 0)
+            if (tries % TriesPerPause == 0)
+            {
+                Thread.Sleep(1);
+            }
+            else
             {
                 Thread.SpinWait(1);
-                continue;
             }
 
-            bool open = AnyOpen();
-            if (!WaiterCounts.TryRead(source.Descriptor, out WaiterCounts counts))
-            {
-                return null;
-            }
-
-            if (_reader.TurnCount == turn)
-            {
-                return open ? 0 : counts.Read;
-            }
+            turn = _reader.TurnCount;
         }
 
-        return null;
+        return turn;
     }
 
     private bool AnyOpen()
