@@ -29,6 +29,36 @@ public sealed class BookkeepingTests
         GC.KeepAlive(kept);
     }
 
+    [Fact]
+    public void ABlockKeepsAtMostThreeBitsAPage()
+    {
+        // Address space only: a guest of 1 TiB.
+        const long Length = 1L << 40;
+        using RawMapping mapping = RawMapping.Anonymous((int)(Length >> 12), Libc.MAP_NORESERVE);
+        using RamBlockRegistry registry = new();
+        long before = ResidentBytes();
+        RamBlock block = registry.Add(new RamBlockSpec { Name = "ram", HostAddress = mapping.Address, UsedLength = Length });
+
+        // Every page was waited for and placed, every stretch was claimed, and there is a word for requests that the link did not take.
+        _ = block.Requested.SetRange(0, block.PageCount);
+        Assert.Equal(block.PageCount, block.MarkReceived(0, block.PageCount));
+        for (long stretch = 0; stretch < block.Claims.Count; stretch++)
+        {
+            Assert.True(block.Claims.TryAcquireShared(stretch));
+            block.Claims.ReleaseShared(stretch);
+        }
+
+        Random random = new(1);
+        for (int i = 0; i < 1024; i++)
+        {
+            _ = block.Unsent.TestAndSet(random.NextInt64(block.PageCount));
+        }
+
+        double bits = 8.0 * (ResidentBytes() - before) / block.PageCount;
+        TestContext.Current.TestOutputHelper?.WriteLine($"{bits:0.00} bits a page");
+        Assert.InRange(bits, 2, 3);
+    }
+
     [Fact(Timeout = 60_000)]
     public async Task AWindowThatIsGivenBackLeavesNoStagingBehind() => await Task.Run(() =>
     {
@@ -75,5 +105,9 @@ public sealed class BookkeepingTests
         Pages.Free(source);
     });
 
-    private static long AddressSpaceBytes() => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[0], CultureInfo.InvariantCulture) * 4096;
+    private static long AddressSpaceBytes() => Statm(0);
+
+    private static long ResidentBytes() => Statm(1);
+
+    private static long Statm(int field) => long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[field], CultureInfo.InvariantCulture) * 4096;
 }
