@@ -19,6 +19,7 @@ internal sealed class StuckFaultWatch
     // A thousand take some 40 us, a look less than one; then a pause for a reader that lost its processor within one.
     private const int TriesForEvenTurn = 4000;
     private const int TriesPerPause = 1000;
+    private const long PauseForALook = 1_000_000;
 
     private readonly FaultReader _reader;
     private readonly RamBlockRegistry _registry;
@@ -156,7 +157,7 @@ internal sealed class StuckFaultWatch
         {
             if (tries % TriesPerPause == 0)
             {
-                Thread.Sleep(1);
+                Interop.Libc.Pause(PauseForALook);
             }
             else
             {
