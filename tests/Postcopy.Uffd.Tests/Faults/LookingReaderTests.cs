@@ -10,13 +10,10 @@ public sealed class LookingReaderTests
     private const int Limit = 60_000;
     private static readonly FaultReaderOptions s_looking = new() { SpinLimit = Timeout.InfiniteTimeSpan };
 
-    private static DestinationBench Bench() =>
-        new(pages: 64, new PostcopyOptions { FaultReader = s_looking, StuckFaultCheck = TimeSpan.FromMilliseconds(20) });
-
     [Fact(Timeout = Limit)]
     public async Task WhatIsAskedForAheadIsSentBetweenTwoFaults() => await Task.Run(() =>
     {
-        using DestinationBench bench = Bench();
+        using DestinationBench bench = new(options: new PostcopyOptions { FaultReader = s_looking });
         FaultingThread reader = bench.Read(3);
         Assert.Equal(3, bench.Requester.Take().Offset / 4096);
         _ = bench.Place(3);
