@@ -57,6 +57,21 @@ public sealed class SpinBudgetTests
         Assert.InRange(Spent(budget, gap: 20_000), 20_000, 25_000);
     }
 
+    [Theory]
+    [InlineData(Limit + 30_000, false)]
+    [InlineData(Limit + 80_000, true)]
+    public void AMessageAtOnceAfterALookInVainMeansThatOthersWantTheProcessor(long gap, bool looksAgain)
+    {
+        SpinBudget budget = New();
+        _ = Spent(budget, gap: 20_000);
+        Assert.InRange(Spent(budget, gap), Limit, Limit + 5_000);
+        _ = Spent(budget, gap: 20_000);
+        Assert.Equal(looksAgain, Spent(budget, gap: 20_000) > 0);
+        _clock.Advance(11_000_000);
+        _ = Spent(budget, gap: 20_000);
+        Assert.InRange(Spent(budget, gap: 20_000), 20_000, 25_000);
+    }
+
     [Fact]
     public void ARetryThatIsNearIsNotSpunAway()
     {
