@@ -19,34 +19,11 @@ internal static class LabCommands
             CompareCommand(),
             CurveCommand("growth", "How cost grows with the guest's memory, the threads that fault and the RAM blocks", GrowthCurve.Measure),
             CurveCommand("waiting", "Latency against processor time over the spin limit of the fault thread", WaitingCurve.Measure),
-            ReceiveCommand(),
+            ReceiveCommand.Build(),
             SoakCommands.Build(),
             SoakCommands.BuildWorker(),
         };
         return root;
-    }
-
-    /// <summary>Our destination as a process of its own; the rows that need QEMU start it.</summary>
-    private static Command ReceiveCommand()
-    {
-        Option<string?> order = new("--order") { HelpName = "FILE", Description = "Pages to touch, as 32-bit numbers" };
-        Option<int> touches = new("--touches") { HelpName = "N", Description = "How many of them" };
-        Option<int> touchers = new("--touchers") { HelpName = "N", Description = "Threads that touch everything in random orders" };
-        Option<bool> preempt = new("--preempt") { Description = "The source has postcopy-preempt" };
-        Option<bool> copy = new("--copy") { Description = "No huge pages" };
-        Option<bool> collapse = new("--collapse") { Description = "Huge pages afterwards" };
-        Command command = new("receive", "Receives one migration and says how it went") { order, touches, touchers, preempt, copy, collapse };
-        command.Hidden = true;
-        command.SetAction(parsed => new ReceivingChild
-        {
-            Order = parsed.GetValue(order),
-            Count = parsed.GetValue(touches),
-            Touchers = parsed.GetValue(touchers),
-            Preempt = parsed.GetValue(preempt),
-            Collapse = parsed.GetValue(collapse),
-            Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : StretchPlacement.Auto },
-        }.Run());
-        return command;
     }
 
     private static Command CompareCommand()

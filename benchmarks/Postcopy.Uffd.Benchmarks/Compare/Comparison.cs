@@ -1,3 +1,4 @@
+using Postcopy.Uffd.Benchmarks.Migrations;
 using Postcopy.Uffd.Benchmarks.Rows;
 using Postcopy.Uffd.Qemu;
 using Postcopy.Vmm.Machine;
@@ -9,6 +10,7 @@ internal static class Comparison
 {
     internal static int Run(ComparisonOptions options)
     {
+        NativeDestination.IsUsed = !options.Quick;
         Machine machine = Machine.Describe();
         Console.WriteLine(machine);
         Console.WriteLine();

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
+using Postcopy.Uffd.Benchmarks.Migrations;
 
 namespace Postcopy.Uffd.Benchmarks.Compare;
 
@@ -25,6 +26,9 @@ internal sealed record Machine
     public required string Gcc { get; init; }
 
     public required string Qemu { get; init; }
+
+    /// <summary>The one that eng/get-qemu has fetched; null without one.</summary>
+    public string? NewestQemu { get; init; }
 
     public required string Commit { get; init; }
 
@@ -50,6 +54,7 @@ internal sealed record Machine
             Runtime = RuntimeInformation.FrameworkDescription,
             Gcc = FirstLine("gcc", "--version"),
             Qemu = FirstLine("qemu-system-x86_64", "--version"),
+            NewestQemu = QemuMachine.HasNewest ? FirstLine("chroot", $"{QemuMachine.NewestRoot} /usr/bin/{QemuMachine.Program} --version") : null,
             Commit = FirstLine("git", "describe --always --dirty --abbrev=12"),
             Date = DateTime.UtcNow.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture),
         };
@@ -57,7 +62,7 @@ internal sealed record Machine
 
     public override string ToString() =>
         $"{Cpu}, {Processors} processors{(Virtual ? " (virtual)" : "")}, {MemoryGiB} GiB, Linux {Kernel}, THP {HugePages}{Environment.NewLine}" +
-        $"{Runtime}, {Gcc}, {Qemu}, commit {Commit}, {Date}";
+        $"{Runtime}, {Gcc}, {Qemu}{(NewestQemu is null ? "" : $" and {NewestQemu}")}, commit {Commit}, {Date}";
 
     private static string ReadOr(string path, string otherwise) => File.Exists(path) ? File.ReadAllText(path).Trim() : otherwise;
 

@@ -4,7 +4,7 @@ using Postcopy.Uffd.Benchmarks.Interop;
 
 namespace Postcopy.Uffd.Benchmarks.Migrations;
 
-/// <summary>Our destination (the command "receive" of this program), or the C baseline: both say the same lines.</summary>
+/// <summary>Our destination (published as a native program), or the C baseline: both say the same lines.</summary>
 internal sealed class LineDestination : IDestinationProcess
 {
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(60);
@@ -29,7 +29,7 @@ internal sealed class LineDestination : IDestinationProcess
     public IReadOnlyDictionary<string, double> Figures => _figures;
 
     internal static LineDestination Ours(params string[] arguments) =>
-        new(Environment.ProcessPath!, [.. Entry, "receive", .. arguments]);
+        NativeDestination.IsUsed ? new(NativeDestination.Program, [ReceiveCommand.Name, .. arguments]) : new(Environment.ProcessPath!, [.. Entry, ReceiveCommand.Name, .. arguments]);
 
     internal static LineDestination Baseline(TouchFile touches) =>
         new(Compiler.Program("destination", "destination.c", "wire.c", "touch.c"), [touches.Path, touches.Count.ToString(CultureInfo.InvariantCulture)]);

@@ -20,10 +20,10 @@ internal sealed record MigrationRun
     internal required IReadOnlyDictionary<string, double> Figures { get; init; }
 
     /// <summary>Moves a guest that never ran from a fresh source to a fresh destination.</summary>
-    internal static MigrationRun Measure(GuestContent content, Func<IDestinationProcess> start, bool preempt = false)
+    internal static MigrationRun Measure(GuestContent content, Func<IDestinationProcess> start, bool preempt = false, bool newest = false)
     {
         using IDestinationProcess destination = start();
-        return Measure(destination, () => QemuMachine.Source(content), content.Bytes, preempt);
+        return Measure(destination, () => QemuMachine.Source(content, newest: newest), content.Bytes, preempt);
     }
 
     /// <summary>Moves a stopped guest to a destination that waits already.</summary>

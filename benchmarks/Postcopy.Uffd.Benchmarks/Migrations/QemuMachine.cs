@@ -6,21 +6,43 @@ using Postcopy.Vmm.Qemu;
 
 namespace Postcopy.Uffd.Benchmarks.Migrations;
 
-/// <summary>A QEMU under TCG with one block of memory named "mem0", source or destination; it dies with this process.</summary>
+/// <summary>
+/// A QEMU under TCG with one block of memory named "mem0", source or destination; it dies with this process. The one on PATH, or the
+/// newest, which eng/get-qemu has unpacked.
+/// </summary>
 internal sealed class QemuMachine : IDisposable
 {
     internal const string Program = "qemu-system-x86_64";
 
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(60);
 
-    private readonly string _directory = Directory.CreateTempSubdirectory("postcopy-lab-qemu-").FullName;
+    // In a mount namespace of its own, because the content of a source's guest is opened through /proc.
+    private const string RunNewest = """
+        mkdir -p ROOT/proc
+        mount --bind /proc ROOT/proc
+        exec chroot ROOT /usr/bin/qemu-system-x86_64 "$@"
+        """;
+
+    private readonly string _directory;
     private readonly BoundProcess _process;
     private readonly QmpClient _monitor;
 
-    private QemuMachine(long bytes, string memory, string arguments)
+    private QemuMachine(long bytes, string memory, string arguments, bool newest = false)
     {
-        string all = $"{Program} -display none -nodefaults -accel tcg -machine pc,memory-backend=mem0 -m {bytes >> 20} " +
-            $"-object {memory},id=mem0,size={bytes} -qmp unix:{_directory}/qmp,server=on,wait=off -pidfile {_directory}/pid {arguments}";
+        string root = newest ? NewestRoot : "";
+        _directory = newest
+            ? Directory.CreateDirectory($"{root}/tmp/postcopy-lab-{Guid.NewGuid().ToString("N")[..8]}").FullName
+            : Directory.CreateTempSubdirectory("postcopy-lab-qemu-").FullName;
+        string inside = _directory[root.Length..];
+        string program = Program;
+        if (newest)
+        {
+            File.WriteAllText($"{_directory}/run", RunNewest.Replace("ROOT", root, StringComparison.Ordinal));
+            program = $"unshare --mount sh {_directory}/run";
+        }
+
+        string all = $"{program} -display none -nodefaults -accel tcg -machine pc,memory-backend=mem0 -m {bytes >> 20} " +
+            $"-object {memory},id=mem0,size={bytes} -qmp unix:{inside}/qmp,server=on,wait=off -pidfile {inside}/pid {arguments}";
         _process = BoundProcess.Start(all, _directory);
         try
         {
@@ -37,13 +59,20 @@ internal sealed class QemuMachine : IDisposable
     internal static bool IsInstalled { get; } =
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(path => File.Exists(Path.Combine(path, Program)));
 
+    internal static bool HasNewest { get; } = Environment.IsPrivilegedProcess && File.Exists($"{NewestRoot}/usr/bin/{Program}");
+
+    internal static string WhyNotNewest => $"the newest QEMU is not in {NewestRoot}, or this is not root: run eng/get-qemu as root";
+
     internal static string WhyNot => $"{Program} is not installed: apt-get install qemu-system-x86";
 
     internal int ProcessId { get; }
 
+    internal static string NewestRoot =>
+        Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? $"{Environment.GetEnvironmentVariable("HOME")}/.cache", "postcopy-uffd/qemu-sid");
+
     /// <summary>A guest that has this memory; with a disk its boot sector runs, without one it never starts.</summary>
-    internal static QemuMachine Source(GuestContent content, string? disk = null) => new(
-        content.Bytes, $"memory-backend-file,mem-path={content.Path},share=on,prealloc=on", disk is null ? "-S" : $"-drive file={disk},format=raw,if=ide,file.locking=off");
+    internal static QemuMachine Source(GuestContent content, string? disk = null, bool newest = false) => new(
+        content.Bytes, $"memory-backend-file,mem-path={content.Path},share=on,prealloc=on", disk is null ? "-S" : $"-drive file={disk},format=raw,if=ide,file.locking=off", newest);
 
     /// <summary>One that waits for a migration; the guest stands still when it has come.</summary>
     internal static QemuMachine Destination(long bytes, string? disk = null) => new(

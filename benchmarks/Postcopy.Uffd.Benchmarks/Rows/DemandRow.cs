@@ -24,12 +24,25 @@ internal static class DemandRow
         using GuestContent content = new(options.Size(1L << 30, 64 << 20));
         using TouchFile touches = new(content.Bytes, Touches);
         string[] order = ["--order", touches.Path, "--touches", $"{touches.Count}"];
-        IReadOnlyList<MigrationRun[]> runs = Pairing.Rounds(options.Rounds,
-            () => MigrationRun.Measure(content, () => LineDestination.Ours(order)),
-            () => MigrationRun.Measure(content, () => LineDestination.Ours([.. order, "--preempt"]), preempt: true),
-            () => MigrationRun.Measure(content, () => LineDestination.Baseline(touches)));
+        IReadOnlyList<MigrationRun[]> runs = Runs(newest: false);
         yield return Row("demand", $"{What}, vs C: one thread, COPY page by page, default buffers", 0.5, runs, ours: 0);
         yield return Row("demand.preempt", "the same, ours with the urgent channel, vs C without", 0.3, runs, ours: 1);
+
+        const string WhatNewest = "the two again, the stream of the newest QEMU, whose return path's thread sends urgent pages itself (since 8.0)";
+        if (options.Quick || !QemuMachine.HasNewest)
+        {
+            yield return RowResult.NotMeasured("demand.newest", WhatNewest, options.Quick ? "a quick run" : QemuMachine.WhyNotNewest);
+            yield break;
+        }
+
+        runs = Runs(newest: true);
+        yield return Row("demand.newest", WhatNewest, 0.5, runs, ours: 0);
+        yield return Row("demand.newest.preempt", "the same, ours with the urgent channel, vs C without", 0.3, runs, ours: 1);
+
+        IReadOnlyList<MigrationRun[]> Runs(bool newest) => Pairing.Rounds(options.Rounds,
+            () => MigrationRun.Measure(content, () => LineDestination.Ours(order), newest: newest),
+            () => MigrationRun.Measure(content, () => LineDestination.Ours([.. order, "--preempt"]), preempt: true, newest),
+            () => MigrationRun.Measure(content, () => LineDestination.Baseline(touches), newest: newest));
     }
 
     private static RowResult Row(string name, string what, double goal, IReadOnlyList<MigrationRun[]> runs, int ours)
