@@ -29,8 +29,6 @@ internal static class Compiler
         return path;
     });
 
-    private static readonly Lazy<nint> s_loaded = new(() => NativeLibrary.Load(s_lab.Value));
-
     internal static string Lab => s_lab.Value;
 
     private static string Sources => Path.Combine(AppContext.BaseDirectory, "native");
@@ -55,12 +53,14 @@ internal static class Compiler
         return path;
     }
 
+    // Loaded anew each time, not once: of threads that meet their first import at the same moment, Native AOT's runtime keeps one's
+    // handle and closes those of the others.
     // CA2255: the resolver must stand before the first import of this assembly is called.
 #pragma warning disable CA2255 // a program, not a library
     [ModuleInitializer]
 #pragma warning restore CA2255
     internal static void ResolveLab() => NativeLibrary.SetDllImportResolver(
-        typeof(Compiler).Assembly, (name, _, _) => name == NativeLab.Library ? s_loaded.Value : 0);
+        typeof(Compiler).Assembly, (name, _, _) => name == NativeLab.Library ? NativeLibrary.Load(s_lab.Value) : 0);
 
     private static void Gcc(string output, params string[] sources)
     {
