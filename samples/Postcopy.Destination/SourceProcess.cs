@@ -34,7 +34,7 @@ internal sealed class SourceProcess : IDisposable
         ProcessStartInfo start = new(self) { UseShellExecute = false };
         if (Path.GetFileNameWithoutExtension(self) == "dotnet")
         {
-            start.ArgumentList.Add(typeof(SourceProcess).Assembly.Location);
+            start.ArgumentList.Add(Path.Combine(AppContext.BaseDirectory, $"{typeof(SourceProcess).Assembly.GetName().Name}.dll"));
         }
 
         foreach (string argument in SourceMain.Arguments(Endpoint, options))
