@@ -100,7 +100,7 @@ internal sealed class SpinBudget
         _wasShort = now - _start < _limit;
         if (_vainAt >= _start && now - _vainAt < _limit / 2)
         {
-            _crowdedUntil = now + Ticks(InTheWayFor);
+            _crowdedUntil = Math.Max(_crowdedUntil, now + Ticks(InTheWayFor));
         }
     }
 

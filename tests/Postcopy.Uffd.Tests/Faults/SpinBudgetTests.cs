@@ -73,6 +73,22 @@ public sealed class SpinBudgetTests
     }
 
     [Fact]
+    public void ALookInTheWayDoesNotShortenTheSleepOfOneWhoLostTheProcessor()
+    {
+        SpinBudget budget = New();
+        _ = Spent(budget, gap: 20_000);
+        budget.Begin(-1);
+        Assert.True(budget.MayLook());
+        _clock.Advance(Limit + 10_000);
+        Assert.False(budget.MayLook());
+        _clock.Advance(20_000);
+        budget.End();
+        _clock.Advance(11_000_000);
+        _ = Spent(budget, gap: 20_000);
+        Assert.Equal(0, Spent(budget, gap: 20_000));
+    }
+
+    [Fact]
     public void ARetryThatIsNearIsNotSpunAway()
     {
         SpinBudget budget = New();
