@@ -59,16 +59,15 @@ internal sealed class QemuMachine : IDisposable
     internal static bool IsInstalled { get; } =
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(':').Any(path => File.Exists(Path.Combine(path, Program)));
 
-    internal static bool HasNewest { get; } = Environment.IsPrivilegedProcess && File.Exists($"{NewestRoot}/usr/bin/{Program}");
+    internal static bool HasNewest { get; } = Environment.IsPrivilegedProcess && NewestQemu.IsThere;
 
     internal static string WhyNotNewest => $"the newest QEMU is not in {NewestRoot}, or this is not root: run eng/get-qemu as root";
 
     internal static string WhyNot => $"{Program} is not installed: apt-get install qemu-system-x86";
 
-    internal int ProcessId { get; }
+    internal static string NewestRoot => NewestQemu.Root;
 
-    internal static string NewestRoot =>
-        Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? $"{Environment.GetEnvironmentVariable("HOME")}/.cache", "postcopy-uffd/qemu-sid");
+    internal int ProcessId { get; }
 
     /// <summary>A guest that has this memory; with a disk its boot sector runs, without one it never starts.</summary>
     internal static QemuMachine Source(GuestContent content, string? disk = null, bool newest = false) => new(

@@ -70,7 +70,7 @@ public sealed class HostileStreamTests : IDisposable
             captures.Add(await Capture.OfQemuAsync(newest: false, preempt));
         }
 
-        if (QemuProcess.HasNewest)
+        if (NewestQemu.IsThere)
         {
             captures.Add(await Capture.OfQemuAsync(newest: true, preempt));
         }

@@ -12,7 +12,7 @@ internal sealed class QemuProcess : IDisposable
     /// <param name="content">What @DIR@/content holds.</param>
     internal QemuProcess(string arguments, bool newest = false, bool stopped = true, byte[]? content = null)
     {
-        string root = newest ? NewestRoot : "";
+        string root = newest ? NewestQemu.Root : "";
         Directory = newest
             ? System.IO.Directory.CreateDirectory($"{root}/tmp/postcopy-{Guid.NewGuid().ToString("N")[..8]}").FullName
             : System.IO.Directory.CreateTempSubdirectory("postcopy-qemu-").FullName;
@@ -41,8 +41,6 @@ internal sealed class QemuProcess : IDisposable
     internal static bool IsInstalled { get; } =
         Environment.GetEnvironmentVariable("PATH")!.Split(':').Any(path => File.Exists(Path.Combine(path, Binary)));
 
-    internal static bool HasNewest { get; } = File.Exists($"{NewestRoot}/usr/bin/{Binary}");
-
     /// <summary>Where this process finds it.</summary>
     internal string Directory { get; }
 
@@ -51,13 +49,10 @@ internal sealed class QemuProcess : IDisposable
 
     internal QmpClient Monitor { get; }
 
-    private static string NewestRoot =>
-        Path.Combine(Environment.GetEnvironmentVariable("XDG_CACHE_HOME") ?? $"{Environment.GetEnvironmentVariable("HOME")}/.cache", "postcopy-uffd/qemu-sid");
-
     internal static void SkipUnlessThere(bool newest)
     {
         Assert.SkipUnless(newest || IsInstalled, $"{Binary} is not installed: apt-get install qemu-system-x86");
-        Assert.SkipUnless(!newest || HasNewest, $"the newest QEMU is not in {NewestRoot}: run eng/get-qemu as root");
+        Assert.SkipUnless(!newest || NewestQemu.IsThere, $"the newest QEMU is not in {NewestQemu.Root}: run eng/get-qemu as root");
     }
 
     /// <summary>The guest's physical memory as the source sees it.</summary>
