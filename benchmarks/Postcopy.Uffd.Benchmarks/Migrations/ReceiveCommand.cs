@@ -14,8 +14,9 @@ internal static class ReceiveCommand
         Option<int> touchers = new("--touchers") { HelpName = "N", Description = "Threads that touch everything in random orders" };
         Option<bool> preempt = new("--preempt") { Description = "The source has postcopy-preempt" };
         Option<bool> copy = new("--copy") { Description = "No huge pages" };
+        Option<bool> whole = new("--whole") { Description = "Faults ask for 2 MiB" };
         Option<bool> collapse = new("--collapse") { Description = "Huge pages afterwards" };
-        Command command = new(Name, "Receives one migration and says how it went") { order, touches, touchers, preempt, copy, collapse };
+        Command command = new(Name, "Receives one migration and says how it went") { order, touches, touchers, preempt, copy, whole, collapse };
         command.Hidden = true;
         command.SetAction(parsed => new ReceivingChild
         {
@@ -24,7 +25,7 @@ internal static class ReceiveCommand
             Touchers = parsed.GetValue(touchers),
             Preempt = parsed.GetValue(preempt),
             Collapse = parsed.GetValue(collapse),
-            Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : StretchPlacement.Auto },
+            Placer = new PlacerOptions { Stretches = parsed.GetValue(copy) ? StretchPlacement.Off : parsed.GetValue(whole) ? StretchPlacement.WholeOnFault : StretchPlacement.Auto },
         }.Run());
         return command;
     }

@@ -126,6 +126,10 @@ internal sealed class ReceivingChild
         Say($"stretchesDisturbed {placed.StretchesDisturbed}");
         Say($"stretchesUnfinished {placed.StretchesUnfinished}");
         Say($"stretchesSplit {placed.StretchesSplit}");
+        Say($"stretchesBegun {placed.StretchesBegun}");
+        Say($"stretchesUnbacked {placed.StretchesUnbacked}");
+        Say($"stretchesSparse {placed.StretchesSparse}");
+        Say($"stretchesRefused {placed.StretchesRefused}");
         Say($"movedZeroPages {placed.MovedZeroPages}");
         Say($"gcCollections {GC.CollectionCount(0)}");
         Say($"gcPauseMilliseconds {GC.GetTotalPauseDuration().TotalMilliseconds}");

@@ -26,6 +26,7 @@ internal static class ThpRow
         string[] touchers = ["--touchers", $"{Touchers}"];
         yield return Row("thp", $"{What}: undisturbed", Goal.NotLess(0.98), content, options, () => LineDestination.Ours());
         yield return Row("thp.touched", $"the same with {Touchers} threads touching everything in random orders", Goal.NotLess(0.9), content, options, () => LineDestination.Ours(touchers));
+        yield return Row("thp.whole", "the same touchers, StretchPlacement.WholeOnFault", Goal.NotLess(0.9), content, options, () => LineDestination.Ours([.. touchers, "--whole"]));
         yield return Row("thp.collapsed", "the same, and CollapseAsync afterwards", Goal.NotLess(0.9), content, options, () => LineDestination.Ours([.. touchers, "--collapse"]));
         yield return Row("thp.qemu", "the same, QEMU's own destination, undisturbed", Goal.Reported, content, options, () => new QemuDestination(content.Bytes));
     }

@@ -252,7 +252,9 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
-            using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: false, reader.MostPagesAtOnce);
+            bool whole = _destination.Placer.Stretches == StretchPlacement.WholeOnFault;
+            using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: whole, reader.MostPagesAtOnce);
+            reader.Target = whole ? placer : null;
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {
@@ -267,6 +269,12 @@ public sealed partial class QemuIncoming
 
                 if (kind == StreamRecordKind.None)
                 {
+                    // As on the main channel.
+                    if (placer.IsFilling && !connection.Channel.WaitForMore(StretchPatience))
+                    {
+                        placer.Flush();
+                    }
+
                     kind = reader.ReadNext();
                 }
             }

@@ -9,6 +9,8 @@ public sealed partial class QemuIncoming
     // may stay staged for so long: a fault on one places it at once (placement.md, "Staging").
     private static readonly TimeSpan s_stretchPatience = TimeSpan.FromMilliseconds(2);
 
+    private TimeSpan StretchPatience => _destination.Placer.Stretches == StretchPlacement.WholeOnFault ? TimeSpan.FromMilliseconds(20) : s_stretchPatience;
+
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {
         ReturnPathWriter writer = link.Writer;
@@ -68,7 +70,7 @@ public sealed partial class QemuIncoming
 
             if (consumed)
             {
-                if (placer.IsFilling && !link.Main.WaitForMore(s_stretchPatience))
+                if (placer.IsFilling && !link.Main.WaitForMore(StretchPatience))
                 {
                     placer.Flush();
                 }

@@ -20,6 +20,9 @@ public sealed partial class PostcopyDestination : IPlacementObserver, IFaultObse
         }
     }
 
+    void IPlacementObserver.OnStretchLeft(RamBlock block, long firstPage) =>
+        RequestMissing(block, new PageRange(firstPage << block.PageSize.Shift, PostcopyPlacer.StretchBytes));
+
     void IFaultObserver.OnReaderFailed(Exception e) => NoteFailure(new PostcopyFailedException("The fault thread ended: " + e.Message, e));
 
     void IFaultObserver.OnUnservable(RamBlock? block, long offset, PlaceOutcome outcome) =>

@@ -60,7 +60,7 @@ internal sealed unsafe partial class FaultReader
         _blocktime?.Confirm(ticket);
 
         // Also when it is requested: asked for ahead of its touch, and staged since, nobody placed it, because nobody waited.
-        bool staged = _placer.TryPlaceStaged(block, page);
+        bool staged = _placer.TryPlaceStaged(block, page, patient: true);
         if (staged && !block.Received.Test(page))
         {
             KeepTrying(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true), owed: !requested);
@@ -74,6 +74,11 @@ internal sealed unsafe partial class FaultReader
                 Volatile.Write(ref _sweepWanted, 1);
             }
 
+            if (!staged && _placer.IsWanted(block, PostcopyPlacer.FirstOfStretch(page)))
+            {
+                Watch(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true));
+            }
+
             CountDuplicate();
             Trace?.Add(block, page, threadId, FaultTraceKind.Duplicate, readAt);
             return true;
@@ -83,9 +88,9 @@ internal sealed unsafe partial class FaultReader
 
         // Or its channel has just placed it: found in no window any more. It set "received" after we set "requested", so it saw us.
         staged = staged || block.Received.Test(page);
-        if (!staged)
+        if (!staged && Request(block, page))
         {
-            Request(block, page);
+            Watch(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true));
         }
 
         Trace?.Add(block, page, threadId, staged ? FaultTraceKind.Staged : FaultTraceKind.Requested, readAt);
@@ -110,14 +115,40 @@ internal sealed unsafe partial class FaultReader
         }
     }
 
+    /// <summary>
+    /// A fault that waits for its whole stretch is looked after by the clock: should the stretch not get full, because the channel waits
+    /// in the middle of a record, what has come is placed.
+    /// </summary>
+    private void Watch(in Parked fault)
+    {
+        if (IsParked(fault))
+        {
+            return;
+        }
+
+        if (_parkedCount == 0)
+        {
+            _retryPause = FirstRetry;
+            _retryAt = Now() + FirstRetry;
+        }
+
+        Park(fault);
+    }
+
     private void RetryStaged(in Parked fault)
     {
-        if (_placer.TryPlaceStaged(fault.Block, fault.Page))
+        long now = Now();
+        if (_placer.TryPlaceStaged(fault.Block, fault.Page, patient: fault.Since == 0 || now - fault.Since < _placer.StretchPatience))
         {
             if (!fault.Block.Received.Test(fault.Page))
             {
-                Park(fault);
+                Park(fault.Since == 0 ? fault with { Since = now } : fault);
             }
+        }
+        else if (!fault.Block.Received.Test(fault.Page) && _placer.IsWanted(fault.Block, PostcopyPlacer.FirstOfStretch(fault.Page)))
+        {
+            // On its way.
+            Park(fault);
         }
         else if (!fault.Block.Received.Test(fault.Page) && fault.Block.Unsent.Test(fault.Page))
         {

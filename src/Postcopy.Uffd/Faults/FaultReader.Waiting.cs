@@ -167,12 +167,20 @@ internal sealed unsafe partial class FaultReader
     }
 
     /// <summary>A page that this thread marked requested just now.</summary>
-    private void Request(RamBlock block, long page)
+    /// <returns>True when its whole stretch was asked for.</returns>
+    private bool Request(RamBlock block, long page)
     {
         // Behind others that wait for room it waits too: order is the only fairness there is. Before a new link was
         // told what is open it waits as well, or it would be part of that and be sent twice.
         IPageRequester? requester = Volatile.Read(ref _requester);
-        if (requester is not null && Volatile.Read(ref _resend) == 0 && _unsentCount == 0)
+        bool ready = requester is not null && Volatile.Read(ref _resend) == 0 && _unsentCount == 0;
+        if (_placer.WantsStretch(block, page, out long first))
+        {
+            RequestStretch(ready ? requester : null, block, page, first);
+            return true;
+        }
+
+        if (ready)
         {
             // A duty left over from before a discard is done with this as well.
             if (block.Unsent.Test(page))
@@ -180,9 +188,9 @@ internal sealed unsafe partial class FaultReader
                 _ = block.Unsent.TestAndClear(page);
             }
 
-            if (Send(requester, block, page, 1))
+            if (Send(requester!, block, page, 1))
             {
-                return;
+                return false;
             }
         }
 
@@ -192,6 +200,24 @@ internal sealed unsafe partial class FaultReader
             _unsent[(_unsentHead + _unsentCount++) % UnsentCapacity] = (block, page);
         }
         else
+        {
+            Volatile.Write(ref _sweepWanted, 1);
+        }
+
+        return false;
+    }
+
+    /// <summary>
+    /// Asks for the stretch of a page that this thread marked requested. What somebody else marked meanwhile is asked for by him,
+    /// and what a channel has by nobody.
+    /// </summary>
+    private void RequestStretch(IPageRequester? requester, RamBlock block, long page, long first)
+    {
+        _ = block.Unsent.TestAndSet(page);
+        block.Requested.SetRangeInto(first, FillingStretch.Pages, block.Unsent);
+        _sendsLeft = SendsPerTurn;
+        long at = first;
+        if (requester is null || !SendRuns(requester, block, ref at, first + FillingStretch.Pages))
         {
             Volatile.Write(ref _sweepWanted, 1);
         }
@@ -260,7 +286,7 @@ internal sealed unsafe partial class FaultReader
             }
 
             (RamBlock block, long page) = _unsent[_unsentHead];
-            if (!_placer.TryPlaceStaged(block, page) && block.TryTakeUnsent(page) && !Send(requester, block, page, 1))
+            if (!_placer.TryPlaceStaged(block, page, patient: true) && block.TryTakeUnsent(page) && !Send(requester, block, page, 1))
             {
                 _ = block.Unsent.TestAndSet(page);
                 return false;
@@ -323,17 +349,19 @@ internal sealed unsafe partial class FaultReader
         long most = Math.Max(1, LongestRequest >> block.PageSize.Shift);
         while (page < end && block.TryFindUnsent(page, end, out long first))
         {
-            if (_sendsLeft-- <= 0)
+            if (_sendsLeft <= 0)
             {
                 return false;
             }
 
             long pages = 0;
-            while (pages < most && first + pages < end && !_placer.TryPlaceStaged(block, first + pages) && block.TryTakeUnsent(first + pages))
+            while (pages < most && first + pages < end && !_placer.TryPlaceStaged(block, first + pages, patient: true) && block.TryTakeUnsent(first + pages))
             {
                 pages++;
             }
 
+            // One that is kept for its stretch is only passed over: hundreds of them must not use up the turn.
+            _sendsLeft -= pages > 0 || block.Received.Test(first) ? 1 : 0;
             page = first;
             if (pages > 0 && !Send(requester, block, first, pages))
             {

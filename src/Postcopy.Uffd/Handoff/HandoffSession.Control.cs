@@ -21,6 +21,11 @@ public sealed partial class HandoffSession : IPlacementObserver, IFaultObserver
     private Exception? _noted;
     private long _toldAt;
 
+    void IPlacementObserver.OnStretchLeft(RamBlock block, long firstPage)
+    {
+        // Memory of another process has no stretches.
+    }
+
     void IPlacementObserver.OnPlaced(RamBlock block, bool awaited)
     {
         // The owner looks at the bitmaps themselves.

@@ -57,7 +57,8 @@ internal sealed partial class FillingStretch
 
     private void PlaceRequested(RamBlock block, int from, int end, ref PlaceResult worst)
     {
-        for (int i = from; i < end; i++)
+        // Of one that was asked for as a whole nobody can tell who of it is waited for: the run is as good.
+        for (int i = _placer.IsWanted(block, _first) ? end : from; i < end; i++)
         {
             if (block.Requested.Test(_first + i) && TryTake(i))
             {

@@ -52,6 +52,9 @@ internal sealed partial class FillingStretch : IDisposable
     /// <summary>True when all its pages are here.</summary>
     internal bool IsFull => _block is not null && _count == Pages;
 
+    /// <summary>True when the source was asked for all of it, and goes on with it later.</summary>
+    internal bool WaitsForRest => _block is { } block && !IsFull && !IsSpoiled && _placer.IsWhole(block, _first);
+
     /// <summary>Pages that came, whoever placed them since.</summary>
     internal int Gathered => _block is null ? 0 : _count;
 
@@ -81,7 +84,7 @@ internal sealed partial class FillingStretch : IDisposable
             return 0;
         }
 
-        if (block.Requested.AnySet(page, pages))
+        if (block.Requested.AnySet(page, pages) && !_placer.IsWhole(block, _first))
         {
             Volatile.Write(ref _disturbed, true);
             return 0;
@@ -128,6 +131,15 @@ internal sealed partial class FillingStretch : IDisposable
         return SourceOf(index);
     }
 
+    /// <summary>The source left it: asks for what is missing of it, where faults ask for whole stretches.</summary>
+    internal void AskForRest()
+    {
+        if (_block is { } block && !IsFull && !IsSpoiled)
+        {
+            _placer.AskForRest(block, _first);
+        }
+    }
+
     /// <summary>Places what is there, as a huge page when it is full and was touched by nobody, and ends the stretch.</summary>
     internal void Finish(ref PlaceResult worst)
     {
@@ -143,9 +155,10 @@ internal sealed partial class FillingStretch : IDisposable
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
     /// <returns>True when it is here: placed now, in hand of the channel's thread, or to be tried again.</returns>
-    internal bool TryPlaceNow(RamBlock block, long page)
+    internal bool TryPlaceNow(RamBlock block, long page, bool patient)
     {
-        if (Volatile.Read(ref _block) != block)
+        // The first page is at least as new as the block: should another stretch have begun, the one before has been placed.
+        if (Volatile.Read(ref _block) != block || (ulong)(page - Volatile.Read(ref _first)) >= Pages)
         {
             return false;
         }
@@ -162,7 +175,8 @@ internal sealed partial class FillingStretch : IDisposable
             here = (ulong)index < Pages && IsHere((int)index);
 
             // Else in hand of the channel's thread: its commit comes after our "requested" and ends the stall.
-            if (here && TryTake((int)index))
+            // Who waits for a stretch as a whole gets it from the channel, when it is full or the socket idle, unless that takes long.
+            if (here && !(patient && !IsSpoiled && _placer.IsWhole(block, page - index)) && TryTake((int)index))
             {
                 PlaceVisited(block, page, (int)index);
             }
@@ -258,7 +272,7 @@ internal sealed partial class FillingStretch : IDisposable
             i = next;
         }
 
-        if (block.Requested.AnySet(_first + index, pages))
+        if (block.Requested.AnySet(_first + index, pages) && !_placer.IsWhole(block, _first))
         {
             Volatile.Write(ref _disturbed, true);
             PlaceRequested(block, index, index + pages, ref worst);

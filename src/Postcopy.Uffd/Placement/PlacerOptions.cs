@@ -22,6 +22,12 @@ public sealed record PlacerOptions
     public StretchPlacement Stretches { get; init; }
 
     /// <summary>
+    /// With <see cref="StretchPlacement.WholeOnFault"/>: how long a page that has come, and that a thread waits for, is kept back for the rest
+    /// of its stretch; the default is 20 ms, from zero up. Then it is placed alone and the stretch by pages.
+    /// </summary>
+    public TimeSpan StretchPatience { get; init; } = TimeSpan.FromMilliseconds(20);
+
+    /// <summary>
     /// Of the 512 pages of a stretch, how many may be zero for it to become a huge page, in which they take memory; the
     /// default is 448. More, and it is placed page by page.
     /// </summary>

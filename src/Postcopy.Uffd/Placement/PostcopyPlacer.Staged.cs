@@ -19,7 +19,7 @@ public sealed partial class PostcopyPlacer
     public StagingWindow CreateWindow(bool stretches = true, int capacity = StagingWindow.DefaultCapacity)
     {
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(capacity);
-        StagingWindow window = new(this, stretches && _options.Stretches == StretchPlacement.Auto, capacity);
+        StagingWindow window = new(this, stretches && _options.Stretches != StretchPlacement.Off, capacity);
         lock (_windowsLock)
         {
             Volatile.Write(ref _windows, [.. _windows, window]);
@@ -37,12 +37,15 @@ public sealed partial class PostcopyPlacer
     }
 
     /// <summary>For the fault thread: places a page that some channel has already received. Never waits.</summary>
+    /// <param name="block">The block.</param>
+    /// <param name="page">The page.</param>
+    /// <param name="patient">Leaves it where it is while the stretch that was asked for as a whole is filling.</param>
     /// <returns>True when one has it, so that the source need not be asked: when it is not received now, it is to be tried again.</returns>
-    internal bool TryPlaceStaged(RamBlock block, long page)
+    internal bool TryPlaceStaged(RamBlock block, long page, bool patient = false)
     {
         foreach (StagingWindow window in Volatile.Read(ref _windows))
         {
-            if (window.TryPlaceNow(block, page))
+            if (window.TryPlaceNow(block, page, patient))
             {
                 return true;
             }

@@ -18,6 +18,12 @@ public sealed partial class PostcopyPlacer
 
     private readonly HugeStaging?[] _pool = new HugeStaging?[4];
 
+    /// <summary>Whether it places whole stretches of 2 MiB as huge pages.</summary>
+    public StretchPlacement Stretches => _options.Stretches;
+
+    /// <summary>Nanoseconds that an awaited page waits for its stretch.</summary>
+    internal long StretchPatience { get; }
+
     internal long MostZeros => _options.StretchZeroPages;
 
     /// <summary>
@@ -70,7 +76,42 @@ public sealed partial class PostcopyPlacer
 
     /// <summary>True when a stretch may become a huge page: its kind, its place, and nothing of it touched or placed.</summary>
     internal bool MayMove(RamBlock block, long firstPage) =>
-        _options.Stretches == StretchPlacement.Auto && CanMove(block, firstPage);
+        _options.Stretches != StretchPlacement.Off && CanMove(block, firstPage) && MayWait(block, firstPage);
+
+    /// <summary>True when nobody waits for a single page of the stretch.</summary>
+    private bool MayWait(RamBlock block, long firstPage) =>
+        !block.Requested.AnySet(firstPage, FillingStretch.Pages) || IsWanted(block, firstPage);
+
+    /// <summary>True when a fault on the page, just marked requested, is to ask for its whole stretch.</summary>
+    internal bool WantsStretch(RamBlock block, long page, out long firstPage)
+    {
+        firstPage = FirstOfStretch(page);
+        return _options.Stretches == StretchPlacement.WholeOnFault && CanMove(block, firstPage) && block.Requested.CountSet(firstPage, FillingStretch.Pages) == 1;
+    }
+
+    /// <summary>True when who waits for a page of the stretch waits for all: it was asked for as a whole, and nothing of it is there.</summary>
+    internal bool IsWhole(RamBlock block, long firstPage) =>
+        IsWanted(block, firstPage) && !block.Received.AnySet(firstPage, FillingStretch.Pages);
+
+    /// <summary>True when all of a stretch was asked for at once, so that nobody can tell who of it is waited for.</summary>
+    internal bool IsWanted(RamBlock block, long firstPage) =>
+        _options.Stretches == StretchPlacement.WholeOnFault && firstPage + FillingStretch.Pages <= block.PageCount && block.Requested.AllSet(firstPage, FillingStretch.Pages);
+
+    /// <summary>
+    /// True when what the source left of a stretch is asked for: not where answers come on a channel of their own, and would not meet it.
+    /// </summary>
+    internal bool AsksForRests =>
+        _options.Stretches == StretchPlacement.WholeOnFault && Observer is not null && Volatile.Read(ref _windows).Length == 1;
+
+    internal void AskForRest(RamBlock block, long firstPage)
+    {
+        if (AsksForRests)
+        {
+            Observer!.OnStretchLeft(block, firstPage);
+        }
+    }
+
+    internal static long FirstOfStretch(long page) => page & ~(long)(FillingStretch.Pages - 1);
 
     private static bool CanMove(RamBlock block, long firstPage) =>
         !block.RefusesStretches && block.PageSize.Bytes == HostPageAssembler.TargetPageBytes &&
@@ -78,7 +119,7 @@ public sealed partial class PostcopyPlacer
         block.Primary is { } mapping && mapping.Supports(UffdOperations.Move) &&
         ((mapping.Address + (nuint)(firstPage << PageSize.Host.Shift)) & (HugeStaging.Bytes - 1)) == 0 &&
         firstPage + FillingStretch.Pages <= block.PageCount &&
-        !block.Received.AnySet(firstPage, FillingStretch.Pages) && !block.Requested.AnySet(firstPage, FillingStretch.Pages);
+        !block.Received.AnySet(firstPage, FillingStretch.Pages);
 
     internal void CountStretch() => Count(Counter.StretchesBegun);
 

@@ -21,7 +21,12 @@ public sealed partial class PostcopyPlacer
         long end = firstPage + pages;
         for (long at = firstPage; block.Requested.TryFindNextSet(at, end, out long page); at = page + 1)
         {
-            if (!block.Received.Test(page))
+            if (IsWanted(block, FirstOfStretch(page)))
+            {
+                // Nobody can tell who of it is waited for: with the rest.
+                page = Math.Min(page | (FillingStretch.Pages - 1), end - 1);
+            }
+            else if (!block.Received.Test(page))
             {
                 Keep(ref worst, PlaceStagedZeros(block, page, 1));
             }
@@ -133,7 +138,7 @@ public sealed partial class PostcopyPlacer
     {
         long first = block.Claims.StretchOf(firstPage << PageSize.Host.Shift);
         long claimed = 0;
-        while (claimed < stretches && CanMove(block, firstPage + (claimed * FillingStretch.Pages)) && block.Claims.TryAcquireExclusive(first + claimed))
+        while (claimed < stretches && CanMove(block, firstPage + (claimed * FillingStretch.Pages)) && MayWait(block, firstPage + (claimed * FillingStretch.Pages)) && block.Claims.TryAcquireExclusive(first + claimed))
         {
             claimed++;
         }

@@ -27,9 +27,16 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>Makes a placer.</summary>
     /// <param name="options">How it behaves; null for the defaults.</param>
     /// <param name="blocktime">Told of every awaited placement; null when blocktime is off.</param>
+    /// <exception cref="ArgumentOutOfRangeException"><see cref="PlacerOptions.StretchPatience"/> is negative.</exception>
     public PostcopyPlacer(PlacerOptions? options = null, BlocktimeTracker? blocktime = null)
     {
         _options = options ?? new PlacerOptions();
+        if (_options.StretchPatience < TimeSpan.Zero)
+        {
+            throw new ArgumentOutOfRangeException(nameof(options), _options.StretchPatience, "An awaited page waits for its stretch 0 ms or longer; StretchPlacement.Auto never lets it wait.");
+        }
+
+        StretchPatience = (long)_options.StretchPatience.TotalNanoseconds;
         _blocktime = blocktime;
     }
 

@@ -32,7 +32,7 @@ public sealed partial class StagingWindow : IDisposable
     private readonly RamBlock?[] _blocks;
     private readonly nuint[] _sources;
     private readonly int[] _states;
-    private readonly StretchPair? _stretches;
+    private readonly StretchSlots? _stretches;
     private nuint _run;
     private int _count;
     private PlaceResult _worst = s_placed;
@@ -45,7 +45,7 @@ public sealed partial class StagingWindow : IDisposable
         _blocks = new RamBlock?[capacity];
         _sources = new nuint[capacity];
         _states = new int[capacity];
-        _stretches = stretches ? new StretchPair(placer) : null;
+        _stretches = stretches ? new StretchSlots(placer) : null;
         _run = NativeZeroMemory.Map(RunBytes);
     }
 
@@ -130,7 +130,8 @@ public sealed partial class StagingWindow : IDisposable
         {
             // The caller goes on to wait for the next one: the last one is not left staged. And it may be put where a page
             // lies that was received for a stretch which did not want it any more.
-            FlushAll();
+            FlushWindow();
+            _stretches.FinishLeft(ref _worst);
         }
 
         return _stretches.RoomFor(block, page, ref pages);
@@ -169,9 +170,9 @@ public sealed partial class StagingWindow : IDisposable
 
     /// <summary>For the fault thread, after it set "requested": places the page if it is here. Never waits.</summary>
     /// <returns>True when it is here: placed now, in hand of the channel's thread, or to be tried again.</returns>
-    internal bool TryPlaceNow(RamBlock block, long page)
+    internal bool TryPlaceNow(RamBlock block, long page, bool patient)
     {
-        if (_stretches is not null && _stretches.TryPlaceNow(block, page))
+        if (_stretches is not null && _stretches.TryPlaceNow(block, page, patient))
         {
             return true;
         }
@@ -341,7 +342,7 @@ public sealed partial class StagingWindow : IDisposable
     {
         for (int i = from; i < to; i++)
         {
-            if (_blocks[i]!.Requested.Test(_pages[i]) && TryTake(i))
+            if (_blocks[i]!.Requested.Test(_pages[i]) && !_placer.IsWanted(_blocks[i]!, PostcopyPlacer.FirstOfStretch(_pages[i])) && TryTake(i))
             {
                 Keep(ref worst, PlaceTaken(i, 1));
             }

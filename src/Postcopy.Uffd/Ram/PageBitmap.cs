@@ -236,6 +236,20 @@ public sealed unsafe partial class PageBitmap : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>Sets a range, and in <paramref name="other"/> the bits that were clear here.</summary>
+    internal void SetRangeInto(long start, long count, PageBitmap other)
+    {
+        CheckRange(start, count);
+        for (long i = start, end = start + count; i < end;)
+        {
+            ulong mask = RangeMask(i, end, out long next);
+            InterleavingPoint.Yield("bitmap.set");
+            ulong changed = mask & ~Interlocked.Or(ref _words[i / BitsPerWord], mask);
+            _ = Interlocked.Or(ref other._words[i / BitsPerWord], changed);
+            i = next;
+        }
+    }
+
     /// <summary>
     /// Clears a range, and in <paramref name="other"/> the bits that were set here. Those of <paramref name="other"/> go
     /// first: whoever finds a bit clear here finds it clear there as well.

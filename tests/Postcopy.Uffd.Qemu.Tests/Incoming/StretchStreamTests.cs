@@ -37,6 +37,19 @@ public sealed class StretchStreamTests
         Assert.True(disturbed > 0);
     }
 
+    [Theory(Timeout = Limit)]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task ThreadsThatTouchAtRandomWaitForWholeStretches(bool preempt)
+    {
+        PlacementStatistics placed = await Run(threads: 3, StretchPlacement.WholeOnFault, preempt);
+
+        TestContext.Current.SendDiagnosticMessage($"{placed}");
+        Assert.Equal(Ram, placed.Bytes);
+        Assert.SkipUnless(placed.StretchesUnbacked == 0 && placed.StretchesBegun > 0, $"No huge pages to be had here ({placed}): Linux 6.8 with transparent_hugepage/enabled at 'madvise' or 'always', and unfragmented memory.");
+        Assert.True(placed.StretchesMoved > 0, $"{placed}");
+    }
+
     [Fact(Timeout = Limit)]
     public async Task WhatWasReceivedOfAStretchIsPlacedWhenTheSourceFallsSilent()
     {
@@ -117,10 +130,14 @@ public sealed class StretchStreamTests
         return found;
     }
 
-    private static async Task<PlacementStatistics> Run(int threads)
+    private static async Task<PlacementStatistics> Run(int threads, StretchPlacement stretches = StretchPlacement.Auto, bool preempt = false)
     {
         TaskCompletionSource running = new();
-        await using Migration migration = new(new PatternMemory(new SourceRamBlock("pc.ram", Ram)), null, new QemuIncomingOptions { OnRunning = () => running.TrySetResult() });
+        await using Migration migration = new(
+            new PatternMemory(new SourceRamBlock("pc.ram", Ram)),
+            new QemuSourceOptions { Preempt = preempt ? QemuPreemptMode.AtSwitch : QemuPreemptMode.None },
+            new QemuIncomingOptions { Preempt = preempt, OnRunning = () => running.TrySetResult() },
+            new PostcopyOptions { Placer = new PlacerOptions { Stretches = stretches } });
         Task<CompletionReport> receiving = migration.Receive();
         Task<QemuSourceState> sending = migration.Send();
         await running.Task;

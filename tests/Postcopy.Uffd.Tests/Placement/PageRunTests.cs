@@ -311,5 +311,7 @@ public sealed class PageRunTests
         internal List<bool> Awaited { get; } = [];
 
         void IPlacementObserver.OnPlaced(RamBlock block, bool awaited) => Awaited.Add(awaited);
+
+        void IPlacementObserver.OnStretchLeft(RamBlock block, long firstPage) => Assert.Fail("No stretch is asked for.");
     }
 }

@@ -185,5 +185,7 @@ public sealed class StagingWindowTests
             Other = other();
             Own = own();
         }
+
+        public void OnStretchLeft(RamBlock block, long firstPage) => Assert.Fail("No stretch is asked for.");
     }
 }

@@ -18,7 +18,8 @@ internal sealed unsafe class InterleavedHost : IPageRequester, IFaultObserver, I
     /// <param name="mapping">Never touched: the registry wants something mapped.</param>
     /// <param name="pages">Pages of the block.</param>
     /// <param name="stretches">Whether the simulated kernel can move whole stretches.</param>
-    internal InterleavedHost(RawMapping mapping, int pages, bool stretches = false)
+    /// <param name="whole">Whether a fault asks for its whole stretch.</param>
+    internal InterleavedHost(RawMapping mapping, int pages, bool stretches = false, bool whole = false)
     {
         Block = _registry.Add(new RamBlockSpec { Name = "ram", HostAddress = mapping.Address, UsedLength = pages * PageSize.Host.Bytes });
         _memory = new FakeMemory(pages, PageSize.Host, shared: false);
@@ -28,7 +29,7 @@ internal sealed unsafe class InterleavedHost : IPageRequester, IFaultObserver, I
             Interleave = () => InterleavingPoint.Yield("kernel"),
         };
         Block.Attach(Kernel, UffdModes.Missing, Kernel.Operations | (stretches ? UffdOperations.Move : 0));
-        Placer = new PostcopyPlacer(new PlacerOptions { StretchZeroPages = FillingStretch.Pages }, Tracker);
+        Placer = new PostcopyPlacer(new PlacerOptions { StretchZeroPages = FillingStretch.Pages, Stretches = whole ? StretchPlacement.WholeOnFault : StretchPlacement.Auto }, Tracker);
         Reader = new FaultReader(new FaultReaderOptions { BatchSize = 8 }, Placer, Tracker, _registry, gate: null, this) { Clock = _clock };
         Reader.AddSource(new FaultSource(Kernel, -1, _registry, isPrimary: true));
         Reader.SetRequester(this);

@@ -224,6 +224,75 @@ public sealed class ProtocolInterleavingTests
     }
 
     [Fact(Timeout = Limit)]
+    public async Task AStretchThatIsAskedForWhileItFillsIsAskedForOnce()
+    {
+        Requires.HugePageMoves();
+        await EnumerateStretches(
+            (host, window) =>
+            {
+                host.Stage(window, 0);
+                host.Fault(1, 1);
+                host.Fault(2, 0);
+            },
+            (host, window) =>
+            {
+                Assert.True(window.FlushPages().IsReceived);
+                host.Settle(answer: false);
+                Assert.Equal(0, host.Kernel.Erased);
+                _ = window.Flush();
+                Assert.True(host.Block.Received.Test(1));
+                host.Settle(answer: true);
+                Assert.True(host.IsServed(1) && host.IsServed(2));
+            },
+            [(host, _) => host.Reader.Turn(), (host, window) => host.Stage(window, 1)],
+            whole: true);
+    }
+
+    [Fact(Timeout = Limit)]
+    public async Task AStretchThatWasAskedForIsMovedOrCopiedAndItsWaitersRun()
+    {
+        Requires.HugePageMoves();
+        await EnumerateStretches(
+            (host, window) =>
+            {
+                host.Fault(1, 5);
+                host.Reader.Turn();
+                Assert.Equal(FillingStretch.Pages, host.Asked.Count);
+                for (int page = 0; page < FillingStretch.Pages - 1; page++)
+                {
+                    if (page is 5 or 7)
+                    {
+                        host.Stage(window, page);
+                    }
+                    else
+                    {
+                        window.Add(host.Block, page * PageSize.Host.Bytes, 0);
+                    }
+                }
+
+                host.Fault(2, 7);
+            },
+            (host, window) =>
+            {
+                Assert.True(window.FlushPages().IsReceived);
+                host.Settle(answer: false);
+                Assert.True(host.IsServed(1) && host.IsServed(2));
+                Assert.Equal((0L, (long)FillingStretch.Pages), (host.Kernel.Erased, host.Block.PageCount - host.Block.MissingPages));
+                Assert.Equal(ContentOf5And7, (host.FrameOf(5), host.FrameOf(7)));
+                host.Settle(answer: true);
+            },
+            [
+                (host, _) => host.Reader.Turn(),
+                (host, window) =>
+                {
+                    window.Add(host.Block, (FillingStretch.Pages - 1) * PageSize.Host.Bytes, 0);
+                    Assert.True(window.FlushPages().IsReceived);
+                },
+            ],
+            whole: true);
+    }
+
+    [Fact(Timeout = Limit)]
     public Task ADiscardNeverErasesAPageThatCountsAsReceived() => Enumerate(
         pages: 4,
         host =>
@@ -283,11 +352,12 @@ public sealed class ProtocolInterleavingTests
     private static (long?, long?) ContentOf5And7 => (InterleavedHost.ContentOf(5), InterleavedHost.ContentOf(7));
 
     private static Task EnumerateStretches(
-        Action<InterleavedHost, StagingWindow> prepare, Action<InterleavedHost, StagingWindow> check, Action<InterleavedHost, StagingWindow>[] programs, int stretches = 2)
+        Action<InterleavedHost, StagingWindow> prepare, Action<InterleavedHost, StagingWindow> check, Action<InterleavedHost, StagingWindow>[] programs, int stretches = 2, bool whole = false)
     {
         StagingWindow? window = null;
-        return Enumerate(
+        return EnumerateAll(
             stretches * FillingStretch.Pages,
+            whole,
             host =>
             {
                 window = host.Placer.CreateWindow();
@@ -304,7 +374,11 @@ public sealed class ProtocolInterleavingTests
     }
 
     private static Task Enumerate(
-        int pages, Action<InterleavedHost> prepare, Action<InterleavedHost> check, Action<InterleavedHost, string>? onPoint = null, params Action<InterleavedHost>[] programs)
+        int pages, Action<InterleavedHost> prepare, Action<InterleavedHost> check, Action<InterleavedHost, string>? onPoint = null, params Action<InterleavedHost>[] programs) =>
+        EnumerateAll(pages, whole: false, prepare, check, onPoint, programs);
+
+    private static Task EnumerateAll(
+        int pages, bool whole, Action<InterleavedHost> prepare, Action<InterleavedHost> check, Action<InterleavedHost, string>? onPoint, Action<InterleavedHost>[] programs)
     {
         ITestOutputHelper output = TestContext.Current.TestOutputHelper!;
         CancellationToken stop = TestContext.Current.CancellationToken;
@@ -314,7 +388,7 @@ public sealed class ProtocolInterleavingTests
                 using RawMapping mapping = RawMapping.AlignedAnonymous(pages);
                 InterleavedHost Build()
                 {
-                    InterleavedHost host = new(mapping, pages, stretches: pages > FillingStretch.Pages);
+                    InterleavedHost host = new(mapping, pages, stretches: pages > FillingStretch.Pages, whole);
                     prepare(host);
                     return host;
                 }
