@@ -252,9 +252,9 @@ public sealed partial class QemuIncoming
         Exception? ended = null;
         try
         {
+            // One that answers faults by whole stretches brings memory in order, too.
             bool whole = _destination.Placer.Stretches == StretchPlacement.WholeOnFault;
             using ChannelPlacer placer = new(_destination.Placer, BlockOf, link.Parts, stretches: whole, reader.MostPagesAtOnce);
-            reader.Target = whole ? placer : null;
             StreamRecordKind kind = reader.ReadNext();
             while (kind != StreamRecordKind.EndOfStream)
             {

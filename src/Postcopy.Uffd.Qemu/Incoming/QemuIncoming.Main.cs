@@ -6,10 +6,13 @@ public sealed partial class QemuIncoming
     private const int TargetPage = HostPageAssembler.TargetPageBytes;
 
     // A receiver that is faster than its source finds the socket empty after every read. Pages of a stretch that is filling
-    // may stay staged for so long: a fault on one places it at once (placement.md, "Staging").
+    // may stay staged for so long: a fault on one places it at once (placement.md, "Staging"), or keeps it back no longer.
     private static readonly TimeSpan s_stretchPatience = TimeSpan.FromMilliseconds(2);
 
-    private TimeSpan StretchPatience => _destination.Placer.Stretches == StretchPlacement.WholeOnFault ? TimeSpan.FromMilliseconds(20) : s_stretchPatience;
+    // Where faults wait for whole stretches, as long as they do.
+    private TimeSpan StretchPatience => _destination.Placer.Stretches == StretchPlacement.WholeOnFault && _destination.Placer.StretchPatience > s_stretchPatience
+        ? _destination.Placer.StretchPatience
+        : s_stretchPatience;
 
     private void ReadMain(IncomingLink link, QemuStreamReader reader, StreamRecordKind first)
     {

@@ -12,18 +12,29 @@ internal static class FaultPathWarmUp
     private const int PatienceMilliseconds = 1000;
 
     private static int s_done;
+    private static int s_wholeDone;
 
     /// <summary>Runs it if it has not run yet. Never fails: a host that cannot do this says so elsewhere.</summary>
-    internal static void RunOnce(UffdOpenOptions open)
+    internal static void RunOnce(UffdOpenOptions open, StretchPlacement stretches)
     {
-        if (Interlocked.Exchange(ref s_done, 1) != 0)
+        RunOnce(ref s_done, open, StretchPlacement.Auto);
+        if (stretches == StretchPlacement.WholeOnFault)
+        {
+            // Not all faults ask for a stretch: both ways.
+            RunOnce(ref s_wholeDone, open, stretches);
+        }
+    }
+
+    private static void RunOnce(ref int done, UffdOpenOptions open, StretchPlacement stretches)
+    {
+        if (Interlocked.Exchange(ref done, 1) != 0)
         {
             return;
         }
 
         try
         {
-            Run(open);
+            Run(open, stretches);
         }
         catch (Exception e) when (e is UffdException or GuestMemoryException or RamBlockException)
         {
@@ -31,13 +42,13 @@ internal static class FaultPathWarmUp
         }
     }
 
-    private static void Run(UffdOpenOptions open)
+    private static void Run(UffdOpenOptions open, StretchPlacement stretches)
     {
         int pageBytes = (int)PageSize.Host.Bytes;
         using GuestMemory memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = 2 * PostcopyPlacer.StretchBytes });
         using RamBlockRegistry registry = new();
         using BlocktimeTracker tracker = new();
-        using PostcopyPlacer placer = new(null, tracker);
+        using PostcopyPlacer placer = new(new PlacerOptions { Stretches = stretches }, tracker);
         using StagingWindow window = placer.CreateWindow();
         RamBlock block = registry.Add(new RamBlockSpec { Name = "warm-up", Memory = memory });
         using UffdHandle uffd = UffdHandle.Open(open);
@@ -55,6 +66,11 @@ internal static class FaultPathWarmUp
         Thread toucher = new(() => Touch(tracker, block.HostAddress)) { IsBackground = true, Name = "postcopy-warm-up" };
         toucher.UnsafeStart();
         _ = asked.Wait(PatienceMilliseconds);
+        if (stretches == StretchPlacement.WholeOnFault)
+        {
+            window.Add(block, 0, ZeroSource.Address);
+        }
+
         window.Add(block, pageBytes, ZeroSource.Address);
         window.Add(block, 2 * pageBytes, 0);
         _ = window.Flush();

@@ -117,7 +117,7 @@ public sealed partial class PostcopyDestination : IAsyncDisposable
             }
 
             _uffd = uffd;
-            FaultPathWarmUp.RunOnce(_options.Open);
+            FaultPathWarmUp.RunOnce(_options.Open, Placer.Stretches);
             if (uffd.UserModeOnly)
             {
                 Log.UserModeOnly(_logger);

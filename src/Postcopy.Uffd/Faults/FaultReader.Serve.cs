@@ -74,7 +74,7 @@ internal sealed unsafe partial class FaultReader
                 Volatile.Write(ref _sweepWanted, 1);
             }
 
-            if (!staged && _placer.IsWanted(block, PostcopyPlacer.FirstOfStretch(page)))
+            if (!staged)
             {
                 Watch(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true));
             }
@@ -88,8 +88,9 @@ internal sealed unsafe partial class FaultReader
 
         // Or its channel has just placed it: found in no window any more. It set "received" after we set "requested", so it saw us.
         staged = staged || block.Received.Test(page);
-        if (!staged && Request(block, page))
+        if (!staged)
         {
+            Request(block, page);
             Watch(new Parked(source, block, page, Minor: false, threadId, readAt, Since: 0, Staged: true));
         }
 
@@ -116,12 +117,12 @@ internal sealed unsafe partial class FaultReader
     }
 
     /// <summary>
-    /// A fault that waits for its whole stretch is looked after by the clock: should the stretch not get full, because the channel waits
-    /// in the middle of a record, what has come is placed.
+    /// Where faults wait for whole stretches, each is looked after by the clock: should its stretch not get full, because the channel
+    /// waits in the middle of a record, what has come is placed.
     /// </summary>
     private void Watch(in Parked fault)
     {
-        if (IsParked(fault))
+        if (!_placer.KeepsAwaited(fault.Block) || IsParked(fault))
         {
             return;
         }
@@ -138,21 +139,21 @@ internal sealed unsafe partial class FaultReader
     private void RetryStaged(in Parked fault)
     {
         long now = Now();
-        if (_placer.TryPlaceStaged(fault.Block, fault.Page, patient: fault.Since == 0 || now - fault.Since < _placer.StretchPatience))
+        bool staged = _placer.TryPlaceStaged(fault.Block, fault.Page, patient: fault.Since == 0 || now - fault.Since < _placer.StretchPatienceNanoseconds);
+        if (fault.Block.Received.Test(fault.Page))
         {
-            if (!fault.Block.Received.Test(fault.Page))
-            {
-                Park(fault.Since == 0 ? fault with { Since = now } : fault);
-            }
+            return;
         }
-        else if (!fault.Block.Received.Test(fault.Page) && _placer.IsWanted(fault.Block, PostcopyPlacer.FirstOfStretch(fault.Page)))
-        {
-            // On its way.
-            Park(fault);
-        }
-        else if (!fault.Block.Received.Test(fault.Page) && fault.Block.Unsent.Test(fault.Page))
+
+        if (!staged && fault.Block.Unsent.Test(fault.Page))
         {
             Volatile.Write(ref _sweepWanted, 1);
+        }
+
+        if (staged || _placer.KeepsAwaited(fault.Block))
+        {
+            // The patience begins when the page is first found.
+            Park(staged && fault.Since == 0 ? fault with { Since = now } : fault);
         }
     }
 
@@ -241,8 +242,9 @@ internal sealed unsafe partial class FaultReader
             Count(Counter.Parked);
             Trace?.Add(fault.Block, fault.Page, fault.ThreadId, FaultTraceKind.Parked, fault.ReadAt);
             parked = fault with { Since = now };
-            if (_parkedCount == 0)
+            if (_parkedCount == 0 || _placer.KeepsAwaited(fault.Block))
             {
+                // Who only waits for a stretch is no reason to be slow.
                 _retryPause = FirstRetry;
                 _retryAt = now + FirstRetry;
             }

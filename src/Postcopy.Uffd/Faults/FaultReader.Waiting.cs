@@ -146,7 +146,7 @@ internal sealed unsafe partial class FaultReader
 
         _retryPause = Math.Min(_retryPause * 2, LongestRetry);
         _retryAt = Now() + _retryPause;
-        if (_parkedCount == 0 && _parkedOverflow)
+        if (_parkedOverflow && (_parkedCount == 0 || (_placer.Stretches == StretchPlacement.WholeOnFault && _parkedCount < ParkedCapacity / 2)))
         {
             _parkedOverflow = false;
             WakeEverything();
@@ -167,8 +167,7 @@ internal sealed unsafe partial class FaultReader
     }
 
     /// <summary>A page that this thread marked requested just now.</summary>
-    /// <returns>True when its whole stretch was asked for.</returns>
-    private bool Request(RamBlock block, long page)
+    private void Request(RamBlock block, long page)
     {
         // Behind others that wait for room it waits too: order is the only fairness there is. Before a new link was
         // told what is open it waits as well, or it would be part of that and be sent twice.
@@ -177,7 +176,7 @@ internal sealed unsafe partial class FaultReader
         if (_placer.WantsStretch(block, page, out long first))
         {
             RequestStretch(ready ? requester : null, block, page, first);
-            return true;
+            return;
         }
 
         if (ready)
@@ -190,7 +189,7 @@ internal sealed unsafe partial class FaultReader
 
             if (Send(requester!, block, page, 1))
             {
-                return false;
+                return;
             }
         }
 
@@ -203,8 +202,6 @@ internal sealed unsafe partial class FaultReader
         {
             Volatile.Write(ref _sweepWanted, 1);
         }
-
-        return false;
     }
 
     /// <summary>
@@ -361,7 +358,7 @@ internal sealed unsafe partial class FaultReader
             }
 
             // One that is kept for its stretch is only passed over: hundreds of them must not use up the turn.
-            _sendsLeft -= pages > 0 || block.Received.Test(first) ? 1 : 0;
+            _sendsLeft -= pages == 0 && _placer.IsWanted(block, PostcopyPlacer.FirstOfStretch(first)) && !block.Received.Test(first) ? 0 : 1;
             page = first;
             if (pages > 0 && !Send(requester, block, first, pages))
             {

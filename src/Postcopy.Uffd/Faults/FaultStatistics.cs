@@ -18,7 +18,10 @@ public sealed record FaultStatistics
     /// <summary>Pages given back as zeros after they had been thrown away (hazard H5).</summary>
     public long ZeroFilled { get; init; }
 
-    /// <summary>Zero-fills that had to wait for the address space to settle (hazard H3).</summary>
+    /// <summary>
+    /// Faults that were tried again later: the address space had to settle (hazard H3), or the page was in a channel's hand or, with
+    /// <see cref="StretchPlacement.WholeOnFault"/>, kept back for its stretch.
+    /// </summary>
     public long Parked { get; init; }
 
     /// <summary>Remove, unmap, remap and fork events.</summary>

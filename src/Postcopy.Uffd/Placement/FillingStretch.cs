@@ -12,7 +12,7 @@ namespace Postcopy.Uffd;
 /// clears "free" places the page and clears "here" after that, so each is placed once. The fault thread announces itself in
 /// <c>_visitors</c> before it looks at the stretch, and the channel takes the stretch away before it looks at the visitors:
 /// both are full fences, so nobody reads staging that is being used for the next one.</para>
-/// <para>A page that somebody waits for is not gathered: the channel looks at "requested" after "free" is set, the fault
+/// <para>A page that somebody waits for is not gathered, unless he waits for the whole stretch (<see cref="PostcopyPlacer.IsWhole"/>): the channel looks at "requested" after "free" is set, the fault
 /// thread at "free" after "requested". At least one of them places it at once, and the rest is copied.
 /// Model: tests/models/stretch.pml.</para>
 /// </remarks>

@@ -23,7 +23,9 @@ public sealed record PlacerOptions
 
     /// <summary>
     /// With <see cref="StretchPlacement.WholeOnFault"/>: how long a page that has come, and that a thread waits for, is kept back for the rest
-    /// of its stretch; the default is 20 ms, from zero up. Then it is placed alone and the stretch by pages.
+    /// of its stretch: 0 to 60 s, the default is 20 ms. Then it is placed alone, and the stretch by pages. Counted from when the fault thread
+    /// first finds the page here, which it looks for every 5 ms or more often. <see cref="PostcopyDestination.EnsurePresentAsync"/> is no fault: it
+    /// waits until the stretch is full or the channel has nothing more at hand.
     /// </summary>
     public TimeSpan StretchPatience { get; init; } = TimeSpan.FromMilliseconds(20);
 

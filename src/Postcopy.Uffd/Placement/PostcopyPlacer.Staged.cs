@@ -9,7 +9,7 @@ public sealed partial class PostcopyPlacer
     /// <summary>A staging window for one channel; dispose it with the channel.</summary>
     /// <param name="stretches">
     /// Gather whole stretches of 2 MiB (<see cref="PlacerOptions.Stretches"/>): for a channel that brings memory in order, not
-    /// for one of single urgent pages.
+    /// for one of single urgent pages (with <see cref="StretchPlacement.WholeOnFault"/> those come in order, too).
     /// </param>
     /// <param name="capacity">
     /// Pages of content that it holds: as many as the channel can have received at once, so that all of them are in the fault

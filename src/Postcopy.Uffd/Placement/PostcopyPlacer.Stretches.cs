@@ -21,8 +21,14 @@ public sealed partial class PostcopyPlacer
     /// <summary>Whether it places whole stretches of 2 MiB as huge pages.</summary>
     public StretchPlacement Stretches => _options.Stretches;
 
-    /// <summary>Nanoseconds that an awaited page waits for its stretch.</summary>
-    internal long StretchPatience { get; }
+    /// <summary>How long an awaited page that has come is kept back for its stretch (<see cref="PlacerOptions.StretchPatience"/>).</summary>
+    public TimeSpan StretchPatience => _options.StretchPatience;
+
+    internal long StretchPatienceNanoseconds { get; }
+
+    /// <summary>True when awaited pages of the block may be kept back for their stretch.</summary>
+    internal bool KeepsAwaited(RamBlock block) =>
+        _options.Stretches == StretchPlacement.WholeOnFault && block.PageSize.Bytes == HostPageAssembler.TargetPageBytes;
 
     internal long MostZeros => _options.StretchZeroPages;
 
@@ -86,7 +92,7 @@ public sealed partial class PostcopyPlacer
     internal bool WantsStretch(RamBlock block, long page, out long firstPage)
     {
         firstPage = FirstOfStretch(page);
-        return _options.Stretches == StretchPlacement.WholeOnFault && CanMove(block, firstPage) && block.Requested.CountSet(firstPage, FillingStretch.Pages) == 1;
+        return _options.Stretches == StretchPlacement.WholeOnFault && Gate is null && !block.SplitsTouchedStretches && CanMove(block, firstPage) && block.Requested.CountSet(firstPage, FillingStretch.Pages) == 1;
     }
 
     /// <summary>True when who waits for a page of the stretch waits for all: it was asked for as a whole, and nothing of it is there.</summary>
@@ -105,7 +111,8 @@ public sealed partial class PostcopyPlacer
 
     internal void AskForRest(RamBlock block, long firstPage)
     {
-        if (AsksForRests)
+        // Else whoever asked for all of it has told the source already, or owes it.
+        if (AsksForRests && !IsWanted(block, firstPage))
         {
             Observer!.OnStretchLeft(block, firstPage);
         }
@@ -208,16 +215,30 @@ public sealed partial class PostcopyPlacer
             return (step.Next - start) >> PageSize.Host.Shift;
         }
 
+        bool touched = IsWanted(block, start >> PageSize.Host.Shift);
+        int splits = touched ? block.TouchedSplits : block.StretchSplits;
         if (PageTables.IsHuge(destination, length))
         {
             Count(Counter.StretchesMoved);
-            block.StretchSplits = Math.Max(0, block.StretchSplits - 1);
+            splits = Math.Max(0, splits - 1);
         }
         else
         {
             // Its pages are placed all the same.
             Count(Counter.StretchesSplit);
-            block.RefusesStretches |= ++block.StretchSplits >= MostSplits;
+            splits++;
+        }
+
+        if (touched)
+        {
+            // Those that nobody has touched may move as before.
+            block.TouchedSplits = splits;
+            block.SplitsTouchedStretches |= splits >= MostSplits;
+        }
+        else
+        {
+            block.StretchSplits = splits;
+            block.RefusesStretches |= splits >= MostSplits;
         }
 
         return FillingStretch.Pages;

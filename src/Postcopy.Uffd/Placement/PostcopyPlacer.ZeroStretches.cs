@@ -138,7 +138,7 @@ public sealed partial class PostcopyPlacer
     {
         long first = block.Claims.StretchOf(firstPage << PageSize.Host.Shift);
         long claimed = 0;
-        while (claimed < stretches && CanMove(block, firstPage + (claimed * FillingStretch.Pages)) && MayWait(block, firstPage + (claimed * FillingStretch.Pages)) && block.Claims.TryAcquireExclusive(first + claimed))
+        while (claimed < stretches && CanMove(block, firstPage + (claimed * FillingStretch.Pages)) && !block.Requested.AnySet(firstPage + (claimed * FillingStretch.Pages), FillingStretch.Pages) && block.Claims.TryAcquireExclusive(first + claimed))
         {
             claimed++;
         }

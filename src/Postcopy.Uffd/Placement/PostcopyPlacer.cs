@@ -27,16 +27,16 @@ public sealed partial class PostcopyPlacer : IDisposable
     /// <summary>Makes a placer.</summary>
     /// <param name="options">How it behaves; null for the defaults.</param>
     /// <param name="blocktime">Told of every awaited placement; null when blocktime is off.</param>
-    /// <exception cref="ArgumentOutOfRangeException"><see cref="PlacerOptions.StretchPatience"/> is negative.</exception>
+    /// <exception cref="ArgumentOutOfRangeException"><see cref="PlacerOptions.StretchPatience"/> is negative, or longer than a minute.</exception>
     public PostcopyPlacer(PlacerOptions? options = null, BlocktimeTracker? blocktime = null)
     {
         _options = options ?? new PlacerOptions();
-        if (_options.StretchPatience < TimeSpan.Zero)
+        if (_options.StretchPatience < TimeSpan.Zero || _options.StretchPatience > TimeSpan.FromMinutes(1))
         {
-            throw new ArgumentOutOfRangeException(nameof(options), _options.StretchPatience, "An awaited page waits for its stretch 0 ms or longer; StretchPlacement.Auto never lets it wait.");
+            throw new ArgumentOutOfRangeException(nameof(options), _options.StretchPatience, "An awaited page is kept back for its stretch for 0 to 60 s; StretchPlacement.Auto never keeps it back.");
         }
 
-        StretchPatience = (long)_options.StretchPatience.TotalNanoseconds;
+        StretchPatienceNanoseconds = (long)_options.StretchPatience.TotalNanoseconds;
         _blocktime = blocktime;
     }
 

@@ -2,7 +2,8 @@ namespace Postcopy.Uffd;
 
 /// <summary>
 /// Pages that a channel has received and not placed yet, in sight of the fault thread: a fault on one of them places
-/// it at once and asks the source for nothing. Awaited pages of a batch are placed before the others.
+/// it at once and asks the source for nothing. Awaited pages of a batch are placed before the others. With
+/// <see cref="StretchPlacement.WholeOnFault"/> pages of a stretch that was asked for as a whole wait for it (<see cref="PlacerOptions.StretchPatience"/>).
 /// </summary>
 /// <remarks>
 /// <para>One thread, the channel's, adds and flushes; the fault thread only looks and takes. An entry goes from staged
@@ -72,9 +73,9 @@ public sealed partial class StagingWindow : IDisposable
     public void Add(RamBlock block, long offset, nuint source)
     {
         ArgumentNullException.ThrowIfNull(block);
-        if (IsFull)
+        if (_count == Capacity || _zeroCount == MostZeroRuns)
         {
-            throw new InvalidOperationException($"The window holds {Capacity} pages, and two stretches; flush it first.");
+            throw new InvalidOperationException($"The window holds {Capacity} pages; flush it first.");
         }
 
         AddRun(block, block.PageSize.IndexOf(offset), source, 1);

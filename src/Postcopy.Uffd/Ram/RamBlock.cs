@@ -128,6 +128,12 @@ public sealed partial class RamBlock
     /// <summary>Moves that were split, less those that were not.</summary>
     internal int StretchSplits { get; set; }
 
+    /// <summary>The same for stretches that a fault had touched: before Linux 6.14 their page tables stay, and each is split.</summary>
+    internal int TouchedSplits { get; set; }
+
+    /// <summary>No more faults ask for whole stretches of it.</summary>
+    internal bool SplitsTouchedStretches { get; set; }
+
     /// <summary>Pages not received yet. Exact whenever no placement is under way.</summary>
     public long MissingPages => IsHandedOver ? PageCount - Received.CountSet() : Volatile.Read(ref _missing);
 

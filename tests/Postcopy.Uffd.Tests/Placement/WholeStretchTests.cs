@@ -160,9 +160,39 @@ public sealed class WholeStretchTests
         host.AssertContent(0, 301);
     });
 
-    [Fact]
-    public void APatienceBelowZeroIsRefused() =>
-        Assert.Throws<ArgumentOutOfRangeException>(() => new PostcopyPlacer(new PlacerOptions { StretchPatience = Timeout.InfiniteTimeSpan }));
+    [Fact(Timeout = Limit)]
+    public async Task WhoWaitedBeforeTheStretchWasAskedForIsLookedAfter() => await Task.Run(async () =>
+    {
+        await using Host host = new(stretches: 1, patience: 20);
+        host.Destination.Prefetch(host.Block, new PageRange(5 * 4096, 4096));
+        Assert.Equal(4096, host.Requester.Take().Length);
+        FaultingThread thread = host.Read(400);
+        Assert.Equal(4096, host.Requester.Take().Length);
+        host.Destination.Prefetch(host.Block, new PageRange(0, Bytes));
+        _ = host.Requester.Take();
+        using StagingWindow window = host.Destination.Placer.CreateWindow();
+
+        // Wanted as a whole by now, so it is gathered; and then the channel is silent.
+        host.Stream(window, 0, 450);
+
+        Assert.Equal(host.FirstByte(400), thread.Result);
+    });
+
+    [Fact(Timeout = Limit)]
+    public async Task WhereMemoryEventsAreFollowedFaultsAskForPages() => await Task.Run(async () =>
+    {
+        await using Host host = new(stretches: 1, events: true);
+        FaultingThread thread = host.Read(10);
+        Assert.Equal(4096, host.Requester.Take().Length);
+        host.Place(10);
+        Assert.Equal(host.FirstByte(10), thread.Result);
+    });
+
+    [Theory]
+    [InlineData(-1)]
+    [InlineData(60_001)]
+    public void APatienceOutOfItsRangeIsRefused(int milliseconds) =>
+        Assert.Throws<ArgumentOutOfRangeException>(() => new PostcopyPlacer(new PlacerOptions { StretchPatience = TimeSpan.FromMilliseconds(milliseconds) }));
 
     [Theory(Timeout = Limit)]
     [InlineData(true)]
@@ -261,7 +291,7 @@ public sealed class WholeStretchTests
         private readonly nuint _page = NativeZeroMemory.Map(4096);
         private readonly List<FaultingThread> _threads = [];
 
-        internal Host(int stretches, int more = 0, int patience = Limit)
+        internal Host(int stretches, int more = 0, int patience = Limit, bool events = false)
         {
             Requires.HugePageMoves();
             _memory = GuestMemory.Allocate(new GuestMemoryOptions { Length = (stretches * Bytes) + (more * 4096L) });
@@ -269,6 +299,7 @@ public sealed class WholeStretchTests
             {
                 Open = Requires.AnyKind,
                 Blocktime = new BlocktimeOptions(),
+                FollowMemoryEvents = events,
 
                 // It would wake who was forgotten.
                 StuckFaultCheck = Timeout.InfiniteTimeSpan,

@@ -293,6 +293,61 @@ public sealed class ProtocolInterleavingTests
     }
 
     [Fact(Timeout = Limit)]
+    public async Task APageThatIsDiscardedAsItsStretchIsPlacedIsAskedForInItsNextLife()
+    {
+        Requires.HugePageMoves();
+        await EnumerateAll(
+            2 * FillingStretch.Pages,
+            whole: true,
+            host =>
+            {
+                host.MostAsked = 2;
+                host.Window = host.Placer.CreateWindow();
+                host.Fault(1, 7);
+                host.Reader.Turn();
+                for (int page = 0; page < FillingStretch.Pages - 1; page++)
+                {
+                    if (page is 5 or 7)
+                    {
+                        host.Stage(host.Window, page);
+                    }
+                    else
+                    {
+                        host.Window.Add(host.Block, page * PageSize.Host.Bytes, 0);
+                    }
+                }
+            },
+            host =>
+            {
+                Assert.True(host.Window!.Flush().IsReceived);
+                host.Settle(answer: false);
+                Assert.True(host.IsServed(3) || host.Asked[5] == 2, "The thread waits for a page that nobody was asked for.");
+                host.Settle(answer: true);
+                host.Window!.Dispose();
+            },
+            onPoint: (host, place) =>
+            {
+                if (place == "discard.throw")
+                {
+                    host.Zap(5);
+                }
+            },
+            [
+                host =>
+                {
+                    host.Window!.Add(host.Block, (FillingStretch.Pages - 1) * PageSize.Host.Bytes, 0);
+                    Assert.True(host.Window.FlushPages().IsReceived);
+                },
+                host => host.Block.Discard(new PageRange(5 * PageSize.Host.Bytes, PageSize.Host.Bytes)),
+                host =>
+                {
+                    host.Fault(3, 5);
+                    host.Reader.Turn();
+                },
+            ]);
+    }
+
+    [Fact(Timeout = Limit)]
     public Task ADiscardNeverErasesAPageThatCountsAsReceived() => Enumerate(
         pages: 4,
         host =>
@@ -394,7 +449,8 @@ public sealed class ProtocolInterleavingTests
                 }
 
                 // Fewer preemptions first: what is cut by the limit are the rare ones.
-                int most = Number("POSTCOPY_ORDERS", 3000);
+                // A request for a whole stretch has hundreds of steps, and each order takes as many times longer.
+                int most = Number("POSTCOPY_ORDERS", whole ? 1000 : 3000);
                 int preemptions = Number("POSTCOPY_PREEMPTIONS", 2);
                 int orders = 0;
                 for (int bound = 0; bound <= preemptions && orders < most; bound++)
