@@ -450,7 +450,7 @@ public sealed class ProtocolInterleavingTests
 
                 // Fewer preemptions first: what is cut by the limit are the rare ones.
                 // A request for a whole stretch has hundreds of steps, and each order takes as many times longer.
-                int most = Number("POSTCOPY_ORDERS", whole ? 1000 : 3000);
+                int most = Number("POSTCOPY_ORDERS", whole ? 400 : 3000);
                 int preemptions = Number("POSTCOPY_PREEMPTIONS", 2);
                 int orders = 0;
                 for (int bound = 0; bound <= preemptions && orders < most; bound++)
