@@ -278,7 +278,10 @@ public sealed class WholeStretchTests
 
         Assert.Equal(0, thread.Result);
         PlacementStatistics placed = host.Destination.Placer.Statistics;
-        Assert.Equal(((long)PerStretch, 1L), (placed.ZeroPages, placed.Operations));
+        Assert.Equal(PerStretch, placed.ZeroPages);
+
+        // The fault thread may have found its page first: then the rest is in two pieces.
+        Assert.InRange(placed.Operations, 1, 3);
     });
 
     private static void AssertStretch(PageRequest request, int stretch) =>
