@@ -94,6 +94,22 @@ internal sealed unsafe class InterleavedHost : IPageRequester, IFaultObserver, I
 
     internal void Stage(StagingWindow window, int page) => window.Add(Block, page * PageSize.Host.Bytes, Receive(page));
 
+    /// <summary>The first stretch but for its last page: zeros, and content in pages 5 and 7.</summary>
+    internal void StageAllButTheLast(StagingWindow window)
+    {
+        for (int page = 0; page < FillingStretch.Pages - 1; page++)
+        {
+            if (page is 5 or 7)
+            {
+                Stage(window, page);
+            }
+            else
+            {
+                window.Add(Block, page * PageSize.Host.Bytes, 0);
+            }
+        }
+    }
+
     /// <summary>Our own discard threw the page away.</summary>
     internal void Zap(int page) => _memory.Zap(page);
 

@@ -190,17 +190,7 @@ public sealed class ProtocolInterleavingTests
         await EnumerateStretches(
             (host, window) =>
             {
-                for (int page = 0; page < FillingStretch.Pages - 1; page++)
-                {
-                    if (page is 5 or 7)
-                    {
-                        host.Stage(window, page);
-                    }
-                    else
-                    {
-                        window.Add(host.Block, page * PageSize.Host.Bytes, 0);
-                    }
-                }
+                host.StageAllButTheLast(window);
 
                 host.Fault(1, 5);
             },
@@ -258,17 +248,7 @@ public sealed class ProtocolInterleavingTests
                 host.Fault(1, 5);
                 host.Reader.Turn();
                 Assert.Equal(FillingStretch.Pages, host.Asked.Count);
-                for (int page = 0; page < FillingStretch.Pages - 1; page++)
-                {
-                    if (page is 5 or 7)
-                    {
-                        host.Stage(window, page);
-                    }
-                    else
-                    {
-                        window.Add(host.Block, page * PageSize.Host.Bytes, 0);
-                    }
-                }
+                host.StageAllButTheLast(window);
 
                 host.Fault(2, 7);
             },
@@ -305,17 +285,7 @@ public sealed class ProtocolInterleavingTests
                 host.Window = host.Placer.CreateWindow();
                 host.Fault(1, 7);
                 host.Reader.Turn();
-                for (int page = 0; page < FillingStretch.Pages - 1; page++)
-                {
-                    if (page is 5 or 7)
-                    {
-                        host.Stage(host.Window, page);
-                    }
-                    else
-                    {
-                        host.Window.Add(host.Block, page * PageSize.Host.Bytes, 0);
-                    }
-                }
+                host.StageAllButTheLast(host.Window);
             },
             host =>
             {
