@@ -78,7 +78,9 @@ public sealed class WholeStretchTests
         // Its thread waits for the rest of a record, and flushes nothing.
         FaultingThread again = host.Read(20);
         Assert.Equal((host.FirstByte(10), host.FirstByte(20)), (asked.Result, again.Result));
-        Assert.True(host.Destination.Placer.Statistics.StagedPagesPlacedOnFault >= 2);
+
+        // Counted after the ioctl that wakes.
+        Assert.True(SpinWait.SpinUntil(() => host.Destination.Placer.Statistics.StagedPagesPlacedOnFault >= 2, TimeSpan.FromSeconds(10)));
 
         host.Stream(window, 300, PerStretch - 300);
         Assert.True(window.Flush().IsReceived);
