@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 namespace Postcopy.Uffd;
@@ -28,6 +29,7 @@ internal sealed unsafe class PaddedCounters : IDisposable
 
     ~PaddedCounters() => Release();
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void Add(int counter, long value)
     {
         int thread = Environment.CurrentManagedThreadId;

@@ -31,4 +31,15 @@ internal static partial class Libc
 
     [LibraryImport("libc", EntryPoint = "ioctl", SetLastError = true)]
     internal static partial int ioctl_int(SafeHandle fd, nuint request, nint argument);
+
+    // Its errno is LastError, to be read before anything else is called. The caller holds the descriptor open.
+    [LibraryImport("libc", EntryPoint = "ioctl")]
+    internal static unsafe partial int ioctl_descriptor(int fd, nuint request, void* argument);
+
+    /// <summary>Errno of the import called last, for those without SetLastError; only after it has failed.</summary>
+#if NET
+    internal static int LastError => Marshal.GetLastSystemError();
+#else
+    internal static int LastError => Marshal.GetLastWin32Error();
+#endif
 }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Postcopy.Uffd.Interop;
 
 namespace Postcopy.Uffd;
@@ -118,6 +119,7 @@ public sealed partial class PostcopyPlacer : IDisposable
     private long PagesOf(Counter bytes) => (_counters.Sum((int)bytes) - _counters.Sum((int)bytes + ToExcess)) >> PageSize.Host.Shift;
 
     /// <summary>Before the pages are marked received: who sees them complete sees them counted.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void CountPlaced(RamBlock block, Kind kind, long bytes)
     {
         Counter counter = kind switch { Kind.Copy => Counter.CopiedBytes, Kind.Zero or Kind.StagedZero => Counter.ZeroBytes, Kind.Move => Counter.MovedBytes, _ => Counter.ContinuedBytes };
@@ -276,5 +278,6 @@ public sealed partial class PostcopyPlacer : IDisposable
         return (first, block.PageSize.IndexOf(offset + length - 1) - first + 1);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void Count(Counter counter, long value = 1) => _counters.Add((int)counter, value);
 }

@@ -78,6 +78,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
 
     /// <summary>True when the bit is set. An acquire read.</summary>
     /// <param name="index">Which bit.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool Test(long index)
     {
         InterleavingPoint.Yield("bitmap.test");
@@ -87,6 +88,7 @@ public sealed unsafe partial class PageBitmap : IDisposable
     /// <summary>Sets a bit. A full fence.</summary>
     /// <param name="index">Which bit.</param>
     /// <returns>True when it was set before.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public bool TestAndSet(long index)
     {
         InterleavingPoint.Yield("bitmap.set");

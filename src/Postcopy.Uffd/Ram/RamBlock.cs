@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Numerics;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
@@ -260,6 +261,7 @@ public sealed partial class RamBlock
 
     /// <summary>Sets received bits and keeps the count. A full fence: the partner is the fault reader's re-check.</summary>
     /// <returns>Pages that were not received before.</returns>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal long MarkReceived(long firstPage, long pages)
     {
         long changed = pages == 1 ? (Received.TestAndSet(firstPage) ? 0 : 1) : Received.SetRange(firstPage, pages);

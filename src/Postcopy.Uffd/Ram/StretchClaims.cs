@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Postcopy.Uffd.Interop;
 
 namespace Postcopy.Uffd;
@@ -45,6 +46,7 @@ internal sealed unsafe class StretchClaims : IDisposable
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal bool TryAcquireShared(long stretch)
     {
         ref int word = ref _words[stretch];
@@ -64,6 +66,7 @@ internal sealed unsafe class StretchClaims : IDisposable
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     internal void ReleaseShared(long stretch)
     {
         InterleavingPoint.Yield("claim.unshare");

@@ -20,6 +20,9 @@ internal static partial class Libc
     internal static unsafe extern partial int ioctl(SafeHandle fd, nuint request, void* argument);
 
     [DllImport("libc", EntryPoint = "ioctl", SetLastError = true)]
+    internal static unsafe extern partial int ioctl_descriptor(int fd, nuint request, void* argument);
+
+    [DllImport("libc", EntryPoint = "ioctl", SetLastError = true)]
     internal static extern partial int ioctl_int(SafeHandle fd, nuint request, nint argument);
 
     [DllImport("libc", SetLastError = true)]
