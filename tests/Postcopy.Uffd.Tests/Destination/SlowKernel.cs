@@ -9,6 +9,12 @@ internal sealed class SlowKernel(IUffdKernel real) : IUffdKernel
 
     internal TimeSpan BeforeWake { get; init; }
 
+    /// <summary>Called before each COPY and ZEROPAGE.</summary>
+    internal Action? Placing { get; init; }
+
+    /// <summary>Called before each WAKE.</summary>
+    internal Action? Waking { get; init; }
+
     /// <summary>Called by the reader after each read, with how many messages there were.</summary>
     internal Action<int>? AfterRead { get; init; }
 
@@ -32,16 +38,22 @@ internal sealed class SlowKernel(IUffdKernel real) : IUffdKernel
     public UffdResult Copy(nuint destination, nuint source, nuint length, UffdPlaceFlags flags)
     {
         Spend(BeforeCopy);
+        Placing?.Invoke();
         return real.Copy(destination, source, length, flags);
     }
 
     public UffdResult Wake(nuint start, nuint length)
     {
         Spend(BeforeWake);
+        Waking?.Invoke();
         return real.Wake(start, length);
     }
 
-    public UffdResult Zeropage(nuint start, nuint length, UffdPlaceFlags flags) => real.Zeropage(start, length, flags);
+    public UffdResult Zeropage(nuint start, nuint length, UffdPlaceFlags flags)
+    {
+        Placing?.Invoke();
+        return real.Zeropage(start, length, flags);
+    }
 
     public UffdResult Move(nuint destination, nuint source, nuint length, UffdMoveFlags flags) => real.Move(destination, source, length, flags);
 

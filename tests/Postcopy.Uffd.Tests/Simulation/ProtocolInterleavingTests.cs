@@ -29,6 +29,13 @@ public sealed class ProtocolInterleavingTests
         programs: [host => host.Reader.Turn(), host => host.PlaceUrgent(0), host => host.PlaceUrgent(0)]);
 
     [Fact(Timeout = Limit)]
+    public Task WhoComesWhileHisPageIsPlacedIsSeenByOneOfTheTwo() => Enumerate(
+        pages: 4,
+        host => host.Fault(1, 0),
+        host => host.Settle(answer: true),
+        programs: [host => host.Reader.Turn(), host => host.PlaceUrgent(0)]);
+
+    [Fact(Timeout = Limit)]
     public Task AwaitedPagesOfAWindowArePlacedOnceWithTheirOwnContent() => Enumerate(
         pages: 4,
         host =>
