@@ -17,9 +17,13 @@ internal static class PageTables
     internal static SafeFileHandle OfProcess(int pid) =>
         Libc.open(string.Create(System.Globalization.CultureInfo.InvariantCulture, $"/proc/{pid}/pagemap"), Libc.O_RDONLY | Libc.O_CLOEXEC);
 
-    /// <summary>True when a range of whole huge pages is mapped by huge pages throughout (Linux 6.7; false before). It does not fault.</summary>
-    internal static unsafe bool IsHuge(nuint start, nuint length)
+    /// <summary>
+    /// True when a range of whole huge pages is mapped by huge pages throughout, with <paramref name="zero"/> by the kernel's huge zero
+    /// page (Linux 6.7; false before). It does not fault.
+    /// </summary>
+    internal static unsafe bool IsHuge(nuint start, nuint length, bool zero = false)
     {
+        ulong wanted = PagemapScan.PAGE_IS_HUGE | (zero ? PagemapScan.PAGE_IS_PFNZERO : 0);
         PagemapScan.page_region region = default;
         PagemapScan.pm_scan_arg scan = new()
         {
@@ -28,8 +32,8 @@ internal static class PageTables
             end = start + length,
             vec = (ulong)&region,
             vec_len = 1,
-            category_mask = PagemapScan.PAGE_IS_HUGE,
-            return_mask = PagemapScan.PAGE_IS_HUGE,
+            category_mask = wanted,
+            return_mask = wanted,
         };
         // SAFETY: the kernel writes at most one region, a local; neighbours of the same kind come as one.
         return !s_pagemap.IsInvalid && Libc.ioctl(s_pagemap, PagemapScan.PAGEMAP_SCAN, &scan) == 1 &&

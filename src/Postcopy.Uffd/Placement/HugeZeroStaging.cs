@@ -20,7 +20,10 @@ internal sealed class HugeZeroStaging : IDisposable
     internal nuint Address => _address;
 
     /// <summary>Maps it so many times, from the start on.</summary>
-    /// <returns>False when the kernel has no huge zero page to give (use_zero_page of transparent_hugepage is 0).</returns>
+    /// <returns>
+    /// False when the kernel has no huge zero page to give: use_zero_page of transparent_hugepage is 0, or a read fault takes memory
+    /// as a write does (kernels that are a guest under PVM).
+    /// </returns>
     internal bool TryMap(long stretches)
     {
         if (_address == 0)
@@ -29,7 +32,14 @@ internal sealed class HugeZeroStaging : IDisposable
         }
 
         nuint length = (nuint)(stretches * HugeStaging.Bytes);
-        return Libc.madvise(_address, length, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(_address, length);
+        bool mapped = Libc.madvise(_address, length, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(_address, length, zero: true);
+        if (!mapped)
+        {
+            // Whatever came instead is memory.
+            Release();
+        }
+
+        return mapped;
     }
 
     public void Dispose()

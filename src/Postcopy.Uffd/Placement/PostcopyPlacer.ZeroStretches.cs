@@ -188,7 +188,7 @@ public sealed partial class PostcopyPlacer
 
         Step step = Placed(block, start, kernel, Kind.Zero, long.MaxValue);
         long pages = step.Outcome == PlaceOutcome.Placed ? (step.Next - start) >> PageSize.Host.Shift : 0;
-        long stretches = PageTables.IsHuge(destination, length) ? pages / FillingStretch.Pages : 0;
+        long stretches = PageTables.IsHuge(destination, length, zero: true) ? pages / FillingStretch.Pages : 0;
         Count(Counter.ZeroStretchesMoved, stretches);
         if (stretches * FillingStretch.Pages != pages)
         {

@@ -13,6 +13,21 @@ internal sealed class StretchBench : IDisposable
     private readonly nuint _page = NativeZeroMemory.Map(4096);
     private readonly byte[] _seen = new byte[4096];
 
+    /// <summary>Some kernels answer a read of memory that was never written with memory of its own (seen under PVM, 6.18).</summary>
+    internal static bool HasHugeZeroPage
+    {
+        get
+        {
+            nuint reserved = NativeZeroMemory.Map(2 * (nuint)Bytes);
+            nuint aligned = (reserved + (nuint)Bytes - 1) & ~((nuint)Bytes - 1);
+            _ = Libc.madvise(aligned, (nuint)Bytes, Libc.MADV_HUGEPAGE);
+            bool given = Libc.madvise(aligned, (nuint)Bytes, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(aligned, (nuint)Bytes) &&
+                PageTables.CountFilled(aligned, (nuint)Bytes) == 0;
+            NativeZeroMemory.Unmap(reserved, 2 * (nuint)Bytes);
+            return given;
+        }
+    }
+
     internal StretchBench(int stretches, PlacerOptions? options = null, UffdFeatures features = UffdFeatures.None)
     {
         Requires.HugePageMoves();

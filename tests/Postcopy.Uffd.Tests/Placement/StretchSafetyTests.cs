@@ -61,7 +61,7 @@ public sealed class StretchSafetyTests
         window.Add(bench.Block, 0, zeros ? 0 : source, PerStretch);
 
         Assert.True(window.Flush().IsReceived);
-        Assert.Equal(1, bench.Placer.Statistics.StretchesMoved + bench.Placer.Statistics.ZeroStretchesMoved);
+        Assert.Equal(zeros && !StretchBench.HasHugeZeroPage ? 0 : 1, bench.Placer.Statistics.StretchesMoved + bench.Placer.Statistics.ZeroStretchesMoved);
         bench.AssertContent(0, PerStretch, zero: _ => zeros);
         Pages.Free(source);
     });
