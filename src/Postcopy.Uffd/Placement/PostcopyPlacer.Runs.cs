@@ -86,34 +86,41 @@ public sealed partial class PostcopyPlacer
         long changed = -1;
         long bytes = block.PageSize.Bytes;
         long page = offset >> block.PageSize.Shift;
-        if (block.Primary is { } mapping && !block.Received.Test(page))
+        try
         {
-            long calledAt = block.Requested.Test(page) ? Stamp() : long.MaxValue;
-            if (Apply(block, mapping, offset, source, bytes, kind).Outcome == UffdOutcome.Done)
+            if (block.Primary is { } mapping && !block.Received.Test(page))
             {
-                long wokenAt = block.Requested.Test(page) ? Stamp() : Unstamped;
-                CountPlaced(block, kind, bytes);
-
-                // As in Commit, where the fence is explained.
-                InterleavingPoint.Yield("place.done");
-                changed = block.MarkReceived(page, 1);
-                InterleavingPoint.Yield("place.received");
-                if (block.Mirrors is { Length: > 0 } mirrors)
+                long calledAt = block.Requested.Test(page) ? Stamp() : long.MaxValue;
+                if (Apply(block, mapping, offset, source, bytes, kind).Outcome == UffdOutcome.Done)
                 {
-                    MapMirrors(mirrors, offset, bytes);
-                }
+                    long wokenAt = block.Requested.Test(page) ? Stamp() : Unstamped;
+                    CountPlaced(block, kind, bytes);
 
-                bool awaited = block.Requested.Test(page);
-                if (awaited)
-                {
-                    EndStalls(block, offset, bytes, wokenAt, calledAt);
-                }
+                    // As in Commit, where the fence is explained.
+                    InterleavingPoint.Yield("place.done");
+                    changed = block.MarkReceived(page, 1);
+                    InterleavingPoint.Yield("place.received");
+                    if (block.Mirrors is { Length: > 0 } mirrors)
+                    {
+                        MapMirrors(mirrors, offset, bytes);
+                    }
 
-                Observer?.OnPlaced(block, awaited);
+                    bool awaited = block.Requested.Test(page);
+                    if (awaited)
+                    {
+                        EndStalls(block, offset, bytes, wokenAt, calledAt);
+                    }
+
+                    Observer?.OnPlaced(block, awaited);
+                }
             }
         }
+        finally
+        {
+            // Also when the descriptor was closed meanwhile.
+            block.Claims.ReleaseShared(stretch);
+        }
 
-        block.Claims.ReleaseShared(stretch);
         return changed;
     }
 
