@@ -4,7 +4,8 @@ namespace Postcopy.Uffd;
 /// Whether the fault thread looks for its next message or sleeps. It looks when the last wait was shorter than the limit,
 /// because faults come in bursts; looks in vain are paid for by time that passed, a tenth of it. Who looks uses up his
 /// share of a processor that others want too, and then waits for it longer than a sleeper would (measured beside 8 busy
-/// threads: 2.2 times): when the processor was taken away between two looks, it only sleeps for a while. So it does when a
+/// threads: 2.2 times): when the processor was taken away between two looks, it only sleeps, for twenty times as long as it was
+/// away and 100 ms at most: other threads take it for milliseconds, an interrupt or a hypervisor for less. So it does when a
 /// look in vain is followed by a message at once: the thread that faults was waiting for the processor of the one who looked
 /// (beside 8 busy threads the 90th percentile of a stall was the whole limit, 120 us for C's 20). Then it sleeps for a
 /// shorter while, because the scheduler puts the two beside each other now and then on a machine that is idle, too.
@@ -14,6 +15,7 @@ internal sealed class SpinBudget
 {
     private const long Share = 10;
     private const long SavedLimits = 20;
+    private const long CrowdedTimes = 20;
     private const long CrowdedFor = 100_000_000;
     private const long InTheWayFor = 10_000_000;
 
@@ -72,7 +74,7 @@ internal sealed class SpinBudget
         long now = _clock.GetTimestamp();
         if (!_forEver && now - _lastLook > _limit / 2)
         {
-            _crowdedUntil = now + Ticks(CrowdedFor);
+            _crowdedUntil = now + Math.Min(Ticks(CrowdedFor), CrowdedTimes * (now - _lastLook));
         }
 
         _lastLook = now;
