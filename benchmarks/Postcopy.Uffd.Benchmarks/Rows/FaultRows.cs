@@ -28,12 +28,12 @@ internal static class FaultRows
         using NativeBuffer<byte> page = new(PageSize.Host.Bytes);
         using ServedDestination ours = new(options.Size(16 << 20, 1 << 20), page.Address);
         using TouchOrder order = new(ours.Bytes >> 12);
-        _ = order.Measure(ours.Address);
-        ours.Discard();
-        Thread.Sleep(50);
-
         TimeSpan idleFor = TimeSpan.FromSeconds(options.Quick ? 0.2 : 10);
         double idle = Share(ours.FaultThread, idleFor, () => Thread.Sleep(idleFor));
+
+        // Right before: a hypervisor takes free memory back after seconds, and gives it page by page for milliseconds of the fault thread's time.
+        _ = order.Measure(ours.Address);
+        ours.Discard();
         long touches = options.Size(1000, 20);
         TimeSpan gap = TimeSpan.FromMilliseconds(10);
         Distribution sparse = default;
