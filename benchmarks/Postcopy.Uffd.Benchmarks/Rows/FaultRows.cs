@@ -31,7 +31,7 @@ internal static class FaultRows
         TimeSpan idleFor = TimeSpan.FromSeconds(options.Quick ? 0.2 : 10);
         double idle = Share(ours.FaultThread, idleFor, () => Thread.Sleep(idleFor));
 
-        // Right before: a hypervisor takes free memory back after seconds, and gives it page by page for milliseconds of the fault thread's time.
+        // Right before: a hypervisor takes free memory back after seconds.
         _ = order.Measure(ours.Address);
         ours.Discard();
         long touches = options.Size(1000, 20);
