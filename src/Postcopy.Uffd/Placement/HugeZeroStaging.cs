@@ -22,7 +22,8 @@ internal sealed class HugeZeroStaging : IDisposable
     /// <summary>Maps it so many times, from the start on.</summary>
     /// <returns>
     /// False when the kernel has no huge zero page to give: use_zero_page of transparent_hugepage is 0, or a read fault takes memory
-    /// as a write does (kernels that are a guest under PVM).
+    /// as a write does (kernels that are a guest under PVM). Also when it does not tell it from memory: PAGEMAP_SCAN calls it zero
+    /// since a fix of June 2025 ("fs/proc/task_mmu: fix PAGE_IS_PFNZERO detection for the huge zero folio").
     /// </returns>
     internal bool TryMap(long stretches)
     {

@@ -39,7 +39,8 @@ public sealed record PlacerOptions
     /// Whether whole stretches of 2 MiB of zeros are placed by MOVE of the kernel's huge zero page (Linux 6.8; private
     /// anonymous memory): an eighth of the time of ZEROPAGE, and no memory either. Off by default, because the guest's first
     /// write to such a stretch takes 2 MiB where it would have taken 4 KiB. Where the kernel gives no huge zero page
-    /// (<c>use_zero_page</c> is 0, or a guest under PVM, where a read takes memory) zeros are placed as without it.
+    /// (<c>use_zero_page</c> is 0, or a guest under PVM, where a read takes memory), or does not tell it from memory (PAGEMAP_SCAN
+    /// before a fix of June 2025; 6.18 has it), zeros are placed as without it.
     /// </summary>
     public bool HugeZeroPages { get; init; }
 

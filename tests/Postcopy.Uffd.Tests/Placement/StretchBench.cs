@@ -18,12 +18,10 @@ internal sealed class StretchBench : IDisposable
     {
         get
         {
-            nuint reserved = NativeZeroMemory.Map(2 * (nuint)Bytes);
-            nuint aligned = (reserved + (nuint)Bytes - 1) & ~((nuint)Bytes - 1);
-            _ = Libc.madvise(aligned, (nuint)Bytes, Libc.MADV_HUGEPAGE);
-            bool given = Libc.madvise(aligned, (nuint)Bytes, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(aligned, (nuint)Bytes) &&
-                PageTables.CountFilled(aligned, (nuint)Bytes) == 0;
-            NativeZeroMemory.Unmap(reserved, 2 * (nuint)Bytes);
+            nuint memory = HugeStaging.MapAligned(Bytes);
+            bool given = Libc.madvise(memory, (nuint)Bytes, Libc.MADV_POPULATE_READ) == 0 && PageTables.IsHuge(memory, (nuint)Bytes) &&
+                PageTables.CountFilled(memory, (nuint)Bytes) == 0;
+            NativeZeroMemory.Unmap(memory, (nuint)Bytes);
             return given;
         }
     }
